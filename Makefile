@@ -1,0 +1,57 @@
+# Everything lives in .venv, made on first use; `make` alone lists the targets.
+PYTHON ?= python3
+VENV := .venv
+PY := $(VENV)/bin/python
+PIP := $(PY) -m pip install --disable-pip-version-check
+
+# Their declared dependencies are old, heavy or not needed for the files in them.
+DATA := foolbox==3.3.4
+
+# Two test workers with one thread each are faster on two cores than one worker with two.
+WORKERS ?= 2
+PYTEST = OMP_NUM_THREADS=1 $(PY) -m pytest -n $(WORKERS)
+
+.PHONY: help demo test test-all lint bench clean
+
+help:
+	@echo "make demo      a pretrained network, a new head, solar cells: the whole story (4 minutes)"
+	@echo "make test      lint, types and tests"
+	@echo "make test-all  the same with the slow tests"
+	@echo "make lint      ruff and mypy only"
+	@echo "make bench     measure, and write the tables in benchmarks/results"
+	@echo "make clean     remove .venv and caches"
+
+demo: $(VENV)/.demo
+	$(PY) examples/solar_cells.py
+
+test: lint
+	$(PYTEST)
+
+test-all: lint
+	HYPOTHESIS_PROFILE=explore $(PYTEST) -m "slow or not slow"
+
+lint: $(VENV)/.dev
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+
+bench: $(VENV)/.dev
+	$(PY) -m benchmarks
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+# Stamp files: a second run installs nothing until pyproject.toml or this file changes.
+$(PY):
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \
+	"surgery needs Python 3.11 or newer: make PYTHON=python3.12 $(MAKECMDGOALS)")'
+	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
+
+$(VENV)/.demo: pyproject.toml Makefile | $(PY)
+	$(PIP) --editable '.[demo]'
+	$(PIP) --no-deps $(DATA)
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml $(VENV)/.demo
+	$(PIP) --editable '.[dev]'
+	@touch $@
