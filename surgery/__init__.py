@@ -6,7 +6,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from surgery.families.family import Family
+    from surgery.families.family import Family, HeadClaim, HeadKind, WeightReader
+    from surgery.families.hookspecs import hookimpl
     from surgery.graph.example import Example
     from surgery.graph.graph import Graph
 
@@ -15,9 +16,21 @@ _DOOR = {
     "Example": "surgery.graph.example",
     "Family": "surgery.families.family",
     "Graph": "surgery.graph.graph",
+    "HeadClaim": "surgery.families.family",
+    "HeadKind": "surgery.families.family",
+    "WeightReader": "surgery.families.family",
+    "hookimpl": "surgery.families.hookspecs",
 }
 
-__all__ = ["Example", "Family", "Graph"]
+__all__ = [
+    "Example",
+    "Family",
+    "Graph",
+    "HeadClaim",
+    "HeadKind",
+    "WeightReader",
+    "hookimpl",
+]
 
 
 def __getattr__(name: str) -> Any:

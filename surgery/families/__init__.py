@@ -1,0 +1,1 @@
+"""What plugins know of architectures, and how they are found."""

@@ -1,0 +1,158 @@
+"""A family applied to one model at hand: its example input and its stages."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from surgery.errors import PluginError
+from surgery.families.family import Family, Stages
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from surgery.graph.example import Example
+
+_MISSING = object()
+
+
+def example_for(family: Family, model: nn.Module) -> Example | None:
+    """The arguments of one forward pass of this model, as its family knows them.
+
+    A shape becomes one tensor of zeros, on the device of the model's first parameter and in the
+    dtype of its first floating one, so that it draws no random number.
+
+    Args:
+        family: the family that claimed the model.
+        model: the model; a wrapped one is reached through.
+
+    Returns:
+        The example, or None where the family supplies none.
+
+    Raises:
+        PluginError: the family's shape names an attribute that the model lacks or that is no
+            size, or its callable raised or returned something else than an Example.
+
+    Example:
+        >>> from torch import nn
+        >>> from surgery.families.applied import example_for
+        >>> from surgery.families.family import Family
+        >>> family = Family("line", ("torch.nn.modules.linear.Linear",), example=(2, "in_features"))
+        >>> example_for(family, nn.Linear(5, 1)).args[0].shape
+        torch.Size([2, 5])
+    """
+    import torch
+
+    from surgery import tree
+    from surgery.graph.example import Example
+
+    spec = family.example
+    if spec is None:
+        return None
+    model = tree.unwrap(model)
+    if callable(spec):
+        example = _call(family, "example", spec, model)
+        if not isinstance(example, Example):
+            raise _wrong(family, "example", "a surgery.Example", example)
+        return example
+    sizes = tuple(item if isinstance(item, int) else _size(family, model, item) for item in spec)
+    dtype, device = _placement(model)
+    return Example((torch.zeros(sizes, dtype=dtype, device=device),))
+
+
+def stages_for(family: Family, model: nn.Module) -> Stages:
+    """The stages of this model, in the order of execution.
+
+    Args:
+        family: the family that claimed the model.
+        model: the model; a wrapped one is reached through.
+
+    Raises:
+        PluginError: the family's callable raised, or returned something else than a tuple of
+            tuples of addresses.
+
+    Example:
+        >>> from torch import nn
+        >>> from surgery.families.applied import stages_for
+        >>> from surgery.families.family import Family
+        >>> family = Family("line", ("torch.nn.modules.linear.Linear",), stages=(("a",), ("b",)))
+        >>> stages_for(family, nn.Linear(5, 1))
+        (('a',), ('b',))
+    """
+    from surgery import tree
+
+    if not callable(family.stages):
+        return family.stages
+    stages = _call(family, "stages", family.stages, tree.unwrap(model))
+    if not isinstance(stages, tuple) or not all(
+        isinstance(stage, tuple) and stage and all(isinstance(item, str) and item for item in stage)
+        for stage in stages
+    ):
+        raise _wrong(family, "stages", "a tuple with a tuple of addresses for each stage", stages)
+    return stages
+
+
+def attribute(model: nn.Module, path: str, default: Any = _MISSING) -> Any:
+    """The value at a path of attributes, through containers: ``features.0.in_channels``.
+
+    Raises:
+        AttributeError: nothing is there, and no default was given.
+    """
+    value: Any = model
+    for name in path.split("."):
+        # A Sequential answers to getattr for its numbered members too.
+        value = getattr(value, name, _MISSING)
+        if value is _MISSING:
+            if default is _MISSING:
+                raise AttributeError(f"{type(model).__name__} has no {path!r} (at {name!r})")
+            return default
+    return value
+
+
+def _size(family: Family, model: nn.Module, path: str) -> int:
+    value = attribute(model, path, None)
+    # bool is an int in Python, and no size.
+    if type(value) is not int or value < 1:
+        raise PluginError(
+            f"family {family.name!r}: the shape of its example names {path!r}, which is no size",
+            where=f"{type(model).__name__}.{path}",
+            expected="an attribute that holds a whole number above zero",
+            found="nothing" if value is None else repr(value),
+            fix="pass example=torch.zeros(...), or correct the family's example",
+        )
+    return value
+
+
+def _placement(model: nn.Module) -> tuple[torch.dtype, torch.device]:
+    """The dtype of the first floating parameter and the device of the first of any dtype."""
+    import torch
+
+    dtype, device = torch.get_default_dtype(), None
+    for parameter in model.parameters():
+        device = parameter.device if device is None else device
+        # Eight-bit weights are storage: arithmetic happens in another dtype.
+        if parameter.is_floating_point() and parameter.element_size() > 1:
+            dtype = parameter.dtype
+            break
+    return dtype, device if device is not None else torch.get_default_device()
+
+
+def _call(family: Family, name: str, function: Any, model: nn.Module) -> Any:
+    try:
+        return function(model)
+    except Exception as error:  # a plugin's code: anything can come out
+        raise PluginError(
+            f"family {family.name!r}: its {name} raised for a {type(model).__name__}",
+            where=f"Family({family.name!r}).{name}",
+            found=f"{type(error).__name__}: {error}",
+            fix="pass example=... yourself" if name == "example" else None,
+        ) from error
+
+
+def _wrong(family: Family, name: str, expected: str, found: object) -> PluginError:
+    return PluginError(
+        f"family {family.name!r}: its {name} returned something else than it should",
+        where=f"Family({family.name!r}).{name}",
+        expected=expected,
+        found=f"{type(found).__name__}: {found!r}",
+    )

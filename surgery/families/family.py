@@ -1,0 +1,484 @@
+"""What a plugin knows, as values: families, head kinds, weight readers, and a claim on a model.
+
+Nothing here imports torch, so that a plugin costs nothing until it is asked.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
+
+from surgery.errors import ClaimContradictedError, PluginError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from surgery.graph.example import Example
+
+HeadRole: TypeAlias = Literal["main", "aux", "distillation", "projection", "coupled"]
+Stages: TypeAlias = "tuple[tuple[str, ...], ...]"
+ExampleSpec: TypeAlias = "Callable[[nn.Module], Example] | tuple[int | str, ...]"
+Rules: TypeAlias = "tuple[tuple[str, str], ...]"
+
+_NAME = re.compile(r"[A-Za-z0-9][\w.-]*")
+
+
+@dataclass(frozen=True)
+class HeadClaim:
+    """A family's word that the layer at an address makes classes.
+
+    A claim at an address that a model lacks says nothing about that model: auxiliary heads may
+    be left out, and two variants of one class may name their head differently.
+
+    Args:
+        address: the layer, or the block that ends in it, as ``named_modules`` spells it.
+        role: ``main``, ``aux`` (only in training), ``distillation``, ``projection`` (an embedding
+            compared with others), or ``coupled``: a layer that makes no class output itself and
+            whose size follows the number of classes (a detector's box regressor).
+        factor: how many outputs it has for each class; 4 for a box regressor.
+
+    Raises:
+        PluginError: a malformed address, an unknown role, or a factor below one.
+
+    Example:
+        >>> from surgery.families.family import HeadClaim
+        >>> HeadClaim("roi_heads.box_predictor.bbox_pred", "coupled", factor=4).factor
+        4
+    """
+
+    address: str
+    role: HeadRole = "main"
+    factor: int = 1
+
+    def __post_init__(self) -> None:
+        where = f"HeadClaim({self.address!r})"
+        _check_address(self.address, f"{where}.address")
+        if self.role not in get_args(HeadRole):
+            raise PluginError(
+                "unknown role of a head",
+                where=f"{where}.role",
+                expected=f"one of: {', '.join(get_args(HeadRole))}",
+                found=repr(self.role),
+                fix=f"HeadClaim({self.address!r}, 'main')",
+            )
+        if type(self.factor) is not int or self.factor < 1:
+            raise PluginError(
+                "a factor counts the outputs for each class",
+                where=f"{where}.factor",
+                expected="a whole number of at least 1",
+                found=repr(self.factor),
+                fix=f"HeadClaim({self.address!r}, {self.role!r}, factor=4)",
+            )
+
+    def covers(self, address: str) -> bool:
+        """Whether an address is the claimed one or lies inside it."""
+        return address == self.address or address.startswith(f"{self.address}.")
+
+
+@dataclass(frozen=True)
+class Family:
+    """What a plugin knows of one architecture: data, not behaviour, wherever data will do.
+
+    Args:
+        name: what people call it, ``tinynet``.
+        classes: qualified names of the model classes it claims, ``package.module.Class``.
+            Subclasses are claimed too, unless a family claims them by their own name.
+        packages: top-level packages that hold the classes and the catalog.
+        example: the input of one forward pass. Either the shape of a single floating tensor, a
+            tuple of whole numbers and of attribute paths read from the model
+            (``(2, "conv1.in_channels", 224, 224)``), or a callable from the model to a
+            ``surgery.Example``. Two samples at least: BatchNorm refuses one in train mode.
+        heads: the layers that make classes.
+        stages: the trunk in the order of execution, a tuple of addresses for each stage, for
+            freezing and for layer-wise learning rates; or a callable from the model to that.
+        stem: addresses of the part before the first stage, the layer that takes the input first.
+            Stem, stages and heads together hold every parameter, and none twice.
+        sync: paths of attributes that must equal the number of classes, ``config.num_labels``.
+        renames: for each checkpoint dialect its rules, pairs of a regular expression and a
+            replacement that ``re.sub`` applies in order to make this model's key.
+        catalog: names it can build, each with a ``package.module:callable`` that takes no
+            required argument.
+
+    Raises:
+        PluginError: a field has a wrong type, is malformed, holds a duplicate or overlaps with
+            another; the error names the family and the field.
+
+    Example:
+        >>> from surgery.families.family import Family, HeadClaim
+        >>> family = Family(
+        ...     name="tinynet",
+        ...     classes=("tinynet.models.TinyNet",),
+        ...     example=(2, 3, 32, 32),
+        ...     heads=(HeadClaim("classifier"),),
+        ... )
+        >>> family.heads[0].role
+        'main'
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    packages: tuple[str, ...] = ()
+    example: ExampleSpec | None = None
+    heads: tuple[HeadClaim, ...] = ()
+    stages: Stages | Callable[[nn.Module], Stages] = ()
+    stem: tuple[str, ...] = ()
+    sync: tuple[str, ...] = ()
+    renames: Mapping[str, Rules] = field(default_factory=dict, hash=False)
+    catalog: Mapping[str, str] = field(default_factory=dict, hash=False)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not _NAME.fullmatch(self.name):
+            raise PluginError(
+                "a family needs a name",
+                where="Family.name",
+                expected="letters, digits, '_', '-' and '.', for instance 'tinynet'",
+                found=repr(self.name),
+            )
+        self._check_names()
+        self._check_example()
+        self._check_places()
+        object.__setattr__(self, "renames", self._checked_mapping("renames", self.renames))
+        object.__setattr__(self, "catalog", self._checked_mapping("catalog", self.catalog))
+        for dialect, rules in self.renames.items():
+            self._check_rules(dialect, rules)
+        for name, target in self.catalog.items():
+            self._check_target(name, target)
+
+    def _wrong(self, name: str, what: str, expected: str, found: object, fix: str) -> PluginError:
+        return PluginError(
+            f"family {self.name!r}: {what}",
+            where=f"Family({self.name!r}).{name}",
+            expected=expected,
+            found=found if isinstance(found, str) else repr(found),
+            fix=fix,
+        )
+
+    def _check_strings(self, name: str, value: object, sample: str) -> tuple[str, ...]:
+        """A tuple of different strings, or an error; one string is the commonest mistake."""
+        if not isinstance(value, tuple) or not all(isinstance(item, str) for item in value):
+            fix = f"{name}=({value!r},)" if isinstance(value, str) else f"{name}=({sample!r},)"
+            raise self._wrong(
+                name, f"{name} has a wrong type", "a tuple of strings", repr(value), fix
+            )
+        for item in value:
+            if value.count(item) > 1:
+                raise self._wrong(
+                    name,
+                    f"{item!r} stands twice in {name}",
+                    "each once",
+                    value,
+                    f"name {item!r} once",
+                )
+        return value
+
+    def _check_names(self) -> None:
+        sample = "package.module.Class"
+        for cls in self._check_strings("classes", self.classes, sample):
+            parts = cls.split(".")
+            if len(parts) < 2 or not all(p.isidentifier() or p == "<locals>" for p in parts):
+                raise self._wrong(
+                    "classes",
+                    f"{cls!r} is no qualified class name",
+                    "the module and the class, joined by dots",
+                    cls,
+                    "f'{type(model).__module__}.{type(model).__qualname__}'",
+                )
+        if not self.classes:
+            raise self._wrong(
+                "classes", "it claims nothing", sample, "()", f"classes=('{sample}',)"
+            )
+        for package in self._check_strings("packages", self.packages, "package"):
+            if not package.isidentifier():
+                raise self._wrong(
+                    "packages",
+                    f"{package!r} is no top-level package",
+                    "a name that stands after 'import', without dots",
+                    package,
+                    f"packages=({package.split('.')[0].replace('-', '_')!r},)",
+                )
+        for path in self._check_strings("sync", self.sync, "num_classes"):
+            _check_address(path, f"Family({self.name!r}).sync")
+
+    def _check_example(self) -> None:
+        spec = self.example
+        if spec is None or callable(spec):
+            return
+        whole = isinstance(spec, tuple) and len(spec) > 0
+        if not whole or not all(_is_size(item) or isinstance(item, str) for item in spec):
+            raise self._wrong(
+                "example",
+                "example has a wrong type",
+                "a tuple of sizes above zero and attribute paths, or a callable that takes the "
+                "model and returns a surgery.Example",
+                spec,
+                "example=(2, 3, 224, 224)",
+            )
+
+    def _check_places(self) -> None:
+        if not isinstance(self.heads, tuple) or not all(
+            isinstance(head, HeadClaim) for head in self.heads
+        ):
+            raise self._wrong(
+                "heads",
+                "heads has a wrong type",
+                "a tuple of HeadClaim",
+                self.heads,
+                "heads=(HeadClaim('classifier'),)",
+            )
+        self._check_strings("stem", self.stem, "conv1")
+        places = [("heads", head.address) for head in self.heads]
+        places += [("stem", address) for address in self.stem]
+        if not callable(self.stages):
+            places += [("stages", address) for stage in self._checked_stages() for address in stage]
+        for name, address in places:
+            _check_address(address, f"Family({self.name!r}).{name}")
+        for (name, address), (other_name, other) in overlaps(places):
+            raise self._wrong(
+                name,
+                f"{address!r} ({name}) and {other!r} ({other_name}) overlap",
+                "each part of the model in one place only",
+                f"{address!r} in {name}, {other!r} in {other_name}",
+                f"leave {other!r} out of one of them",
+            )
+
+    def _checked_stages(self) -> Stages:
+        if not isinstance(self.stages, tuple):
+            raise self._wrong(
+                "stages",
+                "stages has a wrong type",
+                "a tuple with a tuple of addresses for each stage, or a callable",
+                self.stages,
+                "stages=(('layer1',), ('layer2',))",
+            )
+        for stage in self.stages:
+            if not self._check_strings("stages", stage, "layer1"):
+                raise self._wrong(
+                    "stages", "a stage is empty", "at least one address", "()", "leave it out"
+                )
+        return self.stages
+
+    def _checked_mapping(self, name: str, value: object) -> dict[str, Any]:
+        """A copy, so that the caller's dict may go on changing."""
+        if not isinstance(value, Mapping) or not all(isinstance(key, str) and key for key in value):
+            raise self._wrong(
+                name, f"{name} has a wrong type", "a dict with names as keys", value, f"{name}={{}}"
+            )
+        return dict(value)
+
+    def _check_rules(self, dialect: str, rules: object) -> None:
+        sample = "(('^features\\.', 'backbone.'),)"
+        if not isinstance(rules, tuple) or not all(
+            isinstance(rule, tuple) and len(rule) == 2 and all(isinstance(x, str) for x in rule)
+            for rule in rules
+        ):
+            raise self._wrong(
+                f"renames[{dialect!r}]",
+                "the rules of a dialect have a wrong type",
+                "a tuple of (pattern, replacement) pairs of strings",
+                rules,
+                f"renames={{{dialect!r}: {sample}}}",
+            )
+        for pattern, replacement in rules:
+            try:
+                # Empty groups under the pattern's names let the replacement be tried on its own.
+                known = re.compile(pattern)
+                names = {number: f"?P<{name}>" for name, number in known.groupindex.items()}
+                groups = "".join(f"({names.get(i, '')})" for i in range(1, known.groups + 1))
+                re.sub(groups, replacement, "")
+            except (re.error, IndexError) as error:
+                raise self._wrong(
+                    f"renames[{dialect!r}]",
+                    f"{pattern!r} -> {replacement!r} is no valid rule",
+                    "a regular expression and a replacement for re.sub",
+                    str(error),
+                    f"re.sub({pattern!r}, {replacement!r}, key)",
+                ) from error
+
+    def _check_target(self, name: str, target: object) -> None:
+        parts = target.split(":") if isinstance(target, str) else []
+        if len(parts) != 2 or not all(x.isidentifier() for part in parts for x in part.split(".")):
+            raise self._wrong(
+                f"catalog[{name!r}]",
+                f"{name!r} leads to nothing that can be imported",
+                "'package.module:callable'",
+                target,
+                f"catalog={{{name!r}: 'package.module:{name}'}}",
+            )
+
+
+@dataclass(frozen=True)
+class HeadKind:
+    """How to rebuild a head layer that is no plain linear layer or convolution.
+
+    Args:
+        name: what people call it, ``cosine classifier``.
+        classes: qualified names of the layer classes, claimed along the MRO as families are.
+        rebuild: ``rebuild(layer, num_classes)`` returns a new layer of the same kind, with the
+            same input size and options and freshly initialised parameters, on the device and in
+            the dtype of the old one, which it leaves alone.
+
+    Raises:
+        PluginError: a field has a wrong type or is malformed.
+
+    Example:
+        >>> import torch
+        >>> from surgery.families.family import HeadKind
+        >>> kind = HeadKind(
+        ...     name="plain",
+        ...     classes=("torch.nn.modules.linear.Linear",),
+        ...     rebuild=lambda layer, num_classes: torch.nn.Linear(layer.in_features, num_classes),
+        ... )
+        >>> kind.rebuild(torch.nn.Linear(4, 9), 2)
+        Linear(in_features=4, out_features=2, bias=True)
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    rebuild: Callable[[nn.Module, int], nn.Module]
+
+    def __post_init__(self) -> None:
+        _check_kind("HeadKind", self.name, classes=self.classes, rebuild=self.rebuild)
+
+
+@dataclass(frozen=True)
+class WeightReader:
+    """How to read a checkpoint format.
+
+    Args:
+        name: what people call the format, ``npz``.
+        suffixes: how its file names end, each with its dot; upper and lower case are the same.
+        sniff: looks at a file with such a name and says whether it is of this format. It reads
+            the header, not the file.
+        open: the tensors of the file by name; lazily, where the format allows. It must not run
+            code from the file.
+
+    Raises:
+        PluginError: a field has a wrong type or is malformed.
+
+    Example:
+        >>> from surgery.families.family import WeightReader
+        >>> WeightReader("empty", (".none",), sniff=lambda path: True, open=lambda path: {}).name
+        'empty'
+    """
+
+    name: str
+    suffixes: tuple[str, ...]
+    sniff: Callable[[Path], bool]
+    open: Callable[[Path], Mapping[str, torch.Tensor]]
+
+    def __post_init__(self) -> None:
+        _check_kind("WeightReader", self.name, suffixes=self.suffixes, sniff=self.sniff)
+        _check_kind("WeightReader", self.name, open=self.open)
+        for suffix in self.suffixes:
+            if not suffix.startswith(".") or len(suffix) < 2:
+                raise PluginError(
+                    f"{suffix!r} is no suffix of a file name",
+                    where=f"WeightReader({self.name!r}).suffixes",
+                    expected="a dot and what follows it",
+                    found=repr(suffix),
+                    fix=f"suffixes=('.{suffix.strip('.') or 'npz'}',)",
+                )
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A family found for a model, and how.
+
+    Attributes:
+        family: what is known of the model.
+        plugin: the plugin that says so.
+        class_name: the claimed class: the model's own, or the nearest of its bases.
+        exact: whether it is the model's own class and not a base of it.
+    """
+
+    family: Family
+    plugin: str
+    class_name: str
+    exact: bool
+
+
+def overlaps(
+    places: Sequence[tuple[str, str]],
+) -> Iterable[tuple[tuple[str, str], tuple[str, str]]]:
+    """The pairs of (label, address) of which one address is the other or lies inside it."""
+    for position, (label, address) in enumerate(places):
+        for other_label, other in places[position + 1 :]:
+            if f"{address}.".startswith(f"{other}.") or f"{other}.".startswith(f"{address}."):
+                yield (label, address), (other_label, other)
+
+
+def contradicted(
+    family: Family, found: str, *, expected: str | None = None, plugin: str | None = None
+) -> ClaimContradictedError:
+    """The error that shows what a family says beside what the graph shows.
+
+    Args:
+        family: the family that claimed the model.
+        found: what the graph shows, for instance ``"fc.2 (main, 1000 classes)"``.
+        expected: what the family says; its head claims, if left out.
+        plugin: the plugin it comes from, where that is known.
+
+    Example:
+        >>> from surgery.families.family import Family, HeadClaim, contradicted
+        >>> family = Family("tinynet", ("tinynet.TinyNet",), heads=(HeadClaim("classifier"),))
+        >>> print(contradicted(family, "fc (main, 10 classes)"))
+        the graph shows something else than family 'tinynet' says
+          where: Family('tinynet').heads
+          expected: classifier (main)
+          found: fc (main, 10 classes)
+          next: correct the claim, and run surgery.testing.check_family(family)
+    """
+    by = f" (plugin {plugin!r})" if plugin else ""
+    claims = ", ".join(f"{head.address} ({head.role})" for head in family.heads)
+    return ClaimContradictedError(
+        f"the graph shows something else than family {family.name!r}{by} says",
+        where=f"Family({family.name!r}).heads",
+        expected=expected if expected is not None else claims or "no head",
+        found=found,
+        fix="correct the claim, and run surgery.testing.check_family(family)",
+    )
+
+
+def _is_size(value: object) -> bool:
+    return type(value) is int and value > 0
+
+
+def _check_address(address: object, where: str) -> None:
+    if not isinstance(address, str) or not address or not all(address.split(".")):
+        raise PluginError(
+            "this is no address",
+            where=where,
+            expected="the path that named_modules spells, for instance 'classifier.6'",
+            found=repr(address),
+            fix="for address, _ in model.named_modules(): print(address)",
+        )
+
+
+def _check_kind(kind: str, name: object, **fields: object) -> None:
+    """The fields that head kinds and weight readers share: a name, tuples of names, functions."""
+    if not isinstance(name, str) or not name:
+        raise PluginError(
+            f"a {kind} needs a name", where=f"{kind}.name", expected="a string", found=repr(name)
+        )
+    for key, value in fields.items():
+        tuples = key in {"classes", "suffixes"}
+        good = callable(value)
+        if tuples:
+            good = (
+                isinstance(value, tuple)
+                and len(value) > 0
+                and all(isinstance(item, str) and item for item in value)
+                and len(set(value)) == len(value)
+            )
+        if not good:
+            raise PluginError(
+                f"{kind} {name!r}: {key} has a wrong type",
+                where=f"{kind}({name!r}).{key}",
+                expected="a tuple of different strings" if tuples else "a callable",
+                found=repr(value),
+                fix=f"{key}=({value!r},)" if isinstance(value, str) and tuples else None,
+            )

@@ -1,0 +1,365 @@
+"""Which plugins there are, which model or layer each claims, and what failed and why.
+
+A registry is a value that is passed as an argument. Plugins are loaded one by one, each on its
+own, so that a broken one costs nothing but itself.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.metadata
+import importlib.util
+import os
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+from weakref import WeakKeyDictionary
+
+from surgery.errors import ClaimConflictError, PluginError
+from surgery.families.family import Claim, Family, HeadKind, WeightReader
+from surgery.families.hookspecs import PROJECT, Commands
+from surgery.families.plugin import Plugin, PluginFailure, failure, load_plugin
+
+if TYPE_CHECKING:
+    from torch import nn
+
+DISABLE = "SURGERY_DISABLE_PLUGINS"
+
+_Owned = TypeVar("_Owned", Family, HeadKind)
+
+
+@dataclass(frozen=True)
+class Conflict:
+    """One class that several families, or several head kinds, claim.
+
+    Attributes:
+        class_name: the class.
+        claimants: ``(plugin, family or head kind)`` by name.
+    """
+
+    class_name: str
+    claimants: tuple[tuple[str, str], ...]
+
+    def error(self) -> ClaimConflictError:
+        """The error that names every claimant."""
+        shown = [f"{name!r} of plugin {plugin!r}" for plugin, name in self.claimants]
+        last = self.claimants[-1][0]
+        return ClaimConflictError(
+            f"{len(shown)} plugins claim one class: {' and '.join(shown)}",
+            where=self.class_name,
+            expected="one claim",
+            found=", ".join(shown),
+            fix=f"export {DISABLE}={last}",
+        )
+
+
+class Registry:
+    """The plugins in force, and what they claim.
+
+    Args:
+        plugins: loaded plugins.
+        failures: what could not be loaded, kept to be shown.
+        disabled: names of plugins that were left out on request.
+
+    Example:
+        >>> from torch import nn
+        >>> from surgery.families.family import Family
+        >>> from surgery.families.registry import Registry
+        >>> linear = Family(name="linear", classes=("torch.nn.modules.linear.Linear",))
+        >>> Registry.of(linear).claim(nn.Linear(2, 2)).name
+        'linear'
+        >>> Registry.of().claim(nn.Linear(2, 2)) is None
+        True
+    """
+
+    def __init__(
+        self,
+        plugins: Sequence[Plugin] = (),
+        failures: Sequence[PluginFailure] = (),
+        disabled: Sequence[str] = (),
+    ) -> None:
+        self.plugins = tuple(plugins)
+        self.failures = tuple(failures)
+        self.disabled = tuple(disabled)
+        self._families = _by_class((p.name, family) for p in plugins for family in p.families)
+        self._kinds = _by_class((p.name, kind) for p in plugins for kind in p.head_kinds)
+        # Weak, so that a class made in a function can be collected.
+        self._found: WeakKeyDictionary[type, Claim | None] = WeakKeyDictionary()
+
+    @classmethod
+    def of(
+        cls,
+        *families: Family,
+        head_kinds: Sequence[HeadKind] = (),
+        weight_readers: Sequence[WeightReader] = (),
+    ) -> Registry:
+        """A registry of these alone; ``Registry.of()`` knows nothing and works by graph."""
+        plugins = [Plugin(family.name, families=(family,)) for family in families]
+        plugins += [Plugin(kind.name, head_kinds=(kind,)) for kind in head_kinds]
+        plugins += [Plugin(reader.name, weight_readers=(reader,)) for reader in weight_readers]
+        return cls(plugins)
+
+    @classmethod
+    def load(
+        cls,
+        entry_points: Iterable[importlib.metadata.EntryPoint] | None = None,
+        disabled: Sequence[str] = (),
+    ) -> Registry:
+        """Load plugins from entry points, one by one; what fails is kept in ``failures``.
+
+        Args:
+            entry_points: the entry points to load, or None for all that are installed in the
+                group ``surgery``.
+            disabled: plugins to leave out: by name, by distribution, or as
+                ``distribution:name``. A name that fits none is a failure.
+
+        Returns:
+            A registry that does not depend on the order of installation.
+        """
+        failures: list[PluginFailure] = []
+        if entry_points is None:
+            try:
+                entry_points = importlib.metadata.entry_points(group=PROJECT)
+            except Exception as error:  # any package's broken metadata can get us here
+                failures.append(failure("(all)", "find", error))
+                entry_points = ()
+        named = _named(entry_points)
+        unused = set(disabled)
+        plugins, left_out = [], []
+        for name, entry_point in named.items():
+            distribution = entry_point.dist.name if entry_point.dist else ""
+            reasons = {name, entry_point.name, distribution, f"{distribution}:{entry_point.name}"}
+            if reasons & set(disabled):
+                unused -= reasons
+                left_out.append(name)
+                continue
+            plugin, failed = load_plugin(name, entry_point)
+            plugins.append(plugin)
+            failures += failed
+        for name in sorted(unused):
+            unknown = PluginError(
+                f"there is no plugin {name!r} to disable",
+                where=DISABLE,
+                expected=f"some of: {', '.join(named)}" if named else "nothing: none is installed",
+                found=name,
+            )
+            failures.append(PluginFailure(name, "disable", unknown))
+        return cls(plugins, failures, left_out)
+
+    @property
+    def families(self) -> tuple[Family, ...]:
+        """Every family, in the order of the plugins."""
+        return tuple(family for plugin in self.plugins for family in plugin.families)
+
+    @property
+    def head_kinds(self) -> tuple[HeadKind, ...]:
+        """Every head kind, in the order of the plugins."""
+        return tuple(kind for plugin in self.plugins for kind in plugin.head_kinds)
+
+    @property
+    def weight_readers(self) -> tuple[WeightReader, ...]:
+        """Every weight reader, in the order of the plugins."""
+        return tuple(reader for plugin in self.plugins for reader in plugin.weight_readers)
+
+    @property
+    def conflicts(self) -> tuple[Conflict, ...]:
+        """Every class that is claimed twice, whether or not a model of it was met."""
+        found = [_conflict(name, claims) for name, claims in self._families.items()]
+        found += [_conflict(name, claims) for name, claims in self._kinds.items()]
+        return tuple(conflict for conflict in found if len(conflict.claimants) > 1)
+
+    def claim(self, module: nn.Module) -> Family | None:
+        """The family of a model, or None; cheap, and remembered for each class.
+
+        The model's own class comes first, then its bases in the order of the MRO. Wrappers
+        (``torch.compile``, DataParallel) are passed through. Nothing is imported.
+
+        Raises:
+            ClaimConflictError: two families claim the class; the error names both plugins.
+        """
+        found = self.find_claim(module)
+        return found.family if found else None
+
+    def find_claim(self, module: nn.Module) -> Claim | None:
+        """As ``claim``, with the plugin and the class that decided.
+
+        Raises:
+            ClaimConflictError: two families claim the class; the error names both plugins.
+        """
+        cls = type(module)
+        if cls in self._found:
+            return self._found[cls]
+        from surgery import tree
+
+        inner = tree.unwrap(module)
+        if inner is not module:
+            return self.find_claim(inner)
+        claim = None
+        if (found := _nearest(self._families, cls)) is not None:
+            class_name, plugin, family = found
+            claim = Claim(family, plugin, class_name, exact=class_name == tree.class_name(cls))
+        self._found[cls] = claim
+        return claim
+
+    def head_kind(self, layer: nn.Module) -> HeadKind | None:
+        """How to rebuild this layer, or None where no plugin says so.
+
+        Raises:
+            ClaimConflictError: two head kinds claim its class; the error names both plugins.
+        """
+        found = _nearest(self._kinds, type(layer))
+        return found[2] if found else None
+
+    def weight_reader(self, path: Path) -> WeightReader | None:
+        """The reader that accepts a file, or None. A reader that fails to look is passed over.
+
+        Raises:
+            ClaimConflictError: two readers accept the file; the error names both plugins.
+        """
+        accepted: list[tuple[str, WeightReader]] = []
+        for plugin in self.plugins:
+            for reader in plugin.weight_readers:
+                if not path.name.lower().endswith(tuple(s.lower() for s in reader.suffixes)):
+                    continue
+                try:
+                    accepts = reader.sniff(path)
+                except Exception as error:  # a plugin's code: anything can come out
+                    warnings.warn(
+                        f"plugin {plugin.name!r} could not look at {path.name!r} "
+                        f"({type(error).__name__}: {error}) and is passed over",
+                        stacklevel=2,
+                    )
+                    continue
+                if accepts:
+                    accepted.append((plugin.name, reader))
+        if len(accepted) > 1:
+            claimants = tuple((plugin, reader.name) for plugin, reader in accepted)
+            raise Conflict(str(path), claimants).error()
+        return accepted[0][1] if accepted else None
+
+    def add_commands(self, cli: Commands) -> tuple[PluginFailure, ...]:
+        """Let every plugin add its commands; what fails is returned and stops nothing.
+
+        Args:
+            cli: what ``argparse.ArgumentParser.add_subparsers()`` returned.
+        """
+        failures = []
+        for plugin in self.plugins:
+            if plugin.add_commands is not None:
+                try:
+                    plugin.add_commands(cli)
+                except (Exception, SystemExit) as error:
+                    failures.append(failure(plugin.name, "call", error))
+        return tuple(failures)
+
+    def explain(self) -> str:
+        """What is installed, what each plugin claims, and what failed and why, as text."""
+        lines: list[str] = []
+        for plugin in self.plugins:
+            lines += _explain_plugin(plugin, self.failures)
+        known = {plugin.name for plugin in self.plugins}
+        lines += [f"{name}: disabled" for name in self.disabled]
+        for failed in self.failures:
+            if failed.plugin not in known:
+                lines += _indent(f"{failed.plugin}: FAILED ({failed.stage})", str(failed.error))
+        for conflict in self.conflicts:
+            lines += _indent("CONFLICT", str(conflict.error()))
+        return "\n".join(map(_printable, lines)) or "no plugin is installed"
+
+    def __repr__(self) -> str:
+        return f"Registry({len(self.plugins)} plugins, {len(self.failures)} failures)"
+
+
+@functools.cache
+def default_registry() -> Registry:
+    """Every installed plugin but those named in ``SURGERY_DISABLE_PLUGINS``, loaded once.
+
+    Only the door asks for it; everything else is handed a registry. The variable is a list of
+    names with commas between, read the first time.
+    """
+    names = (name.strip() for name in os.environ.get(DISABLE, "").split(","))
+    return Registry.load(disabled=tuple(name for name in names if name))
+
+
+def _named(
+    entry_points: Iterable[importlib.metadata.EntryPoint],
+) -> dict[str, importlib.metadata.EntryPoint]:
+    """Entry points by plugin name; where two share one, the distribution is added to each."""
+    by_name: dict[str, list[importlib.metadata.EntryPoint]] = {}
+    for entry_point in entry_points:
+        same = by_name.setdefault(entry_point.name, [])
+        if all(
+            (other.value, other.dist) != (entry_point.value, entry_point.dist) for other in same
+        ):
+            same.append(entry_point)
+    named = {}
+    for name, same in by_name.items():
+        for entry_point in same:
+            distribution = entry_point.dist.name if entry_point.dist else entry_point.value
+            named[name if len(same) == 1 else f"{distribution}:{name}"] = entry_point
+    return dict(sorted(named.items()))
+
+
+def _by_class(owned: Iterable[tuple[str, _Owned]]) -> dict[str, list[tuple[str, _Owned]]]:
+    table: dict[str, list[tuple[str, _Owned]]] = {}
+    for plugin, value in owned:
+        for class_name in value.classes:
+            table.setdefault(class_name, []).append((plugin, value))
+    return table
+
+
+def _conflict(class_name: str, claims: Sequence[tuple[str, _Owned]]) -> Conflict:
+    return Conflict(class_name, tuple((plugin, value.name) for plugin, value in claims))
+
+
+def _nearest(
+    table: Mapping[str, Sequence[tuple[str, _Owned]]], cls: type
+) -> tuple[str, str, _Owned] | None:
+    """The claim on the first class of the MRO that has one."""
+    from surgery.tree import class_name
+
+    for base in cls.__mro__:
+        claims = table.get(class_name(base), ())
+        if len(claims) > 1:
+            raise _conflict(class_name(base), claims).error()
+        if claims:
+            plugin, value = claims[0]
+            return class_name(base), plugin, value
+    return None
+
+
+def _explain_plugin(plugin: Plugin, failures: Sequence[PluginFailure]) -> Iterator[str]:
+    source = f" ({plugin.distribution} {plugin.version})" if plugin.distribution else ""
+    yield f"{plugin.name}{source}"
+    for family in plugin.families:
+        missing = [name for name in family.packages if not _installed(name)]
+        note = f" (not installed: {', '.join(missing)})" if missing else ""
+        yield f"  family {family.name}{note}: {', '.join(family.classes)}"
+    for kind in plugin.head_kinds:
+        yield f"  head kind {kind.name}: {', '.join(kind.classes)}"
+    for reader in plugin.weight_readers:
+        yield f"  weight reader {reader.name}: {', '.join(reader.suffixes)}"
+    if plugin.add_commands is not None:
+        yield "  commands"
+    for failed in failures:
+        if failed.plugin == plugin.name:
+            yield from (f"  {x}" for x in _indent(f"FAILED ({failed.stage})", str(failed.error)))
+
+
+def _indent(title: str, text: str) -> list[str]:
+    return [title, *(f"  {line}" for line in text.splitlines())]
+
+
+def _installed(package: str) -> bool:
+    """Whether a top-level package can be imported, without importing it."""
+    try:
+        return importlib.util.find_spec(package) is not None
+    except (ImportError, ValueError):
+        return False
+
+
+def _printable(line: str) -> str:
+    """Names from elsewhere are data: no control character of theirs reaches the terminal."""
+    return "".join(x if x.isprintable() else x.encode("unicode_escape").decode() for x in line)
