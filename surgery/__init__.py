@@ -6,8 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from surgery.families.family import Family, HeadClaim, HeadKind, WeightReader
-    from surgery.families.hookspecs import hookimpl
+    from surgery.families.family import Family
     from surgery.graph.example import Example
     from surgery.graph.graph import Graph
 
@@ -16,21 +15,9 @@ _DOOR = {
     "Example": "surgery.graph.example",
     "Family": "surgery.families.family",
     "Graph": "surgery.graph.graph",
-    "HeadClaim": "surgery.families.family",
-    "HeadKind": "surgery.families.family",
-    "WeightReader": "surgery.families.family",
-    "hookimpl": "surgery.families.hookspecs",
 }
 
-__all__ = [
-    "Example",
-    "Family",
-    "Graph",
-    "HeadClaim",
-    "HeadKind",
-    "WeightReader",
-    "hookimpl",
-]
+__all__ = ["Example", "Family", "Graph"]
 
 
 def __getattr__(name: str) -> Any:

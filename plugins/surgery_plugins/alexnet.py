@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from surgery import Family, HeadClaim, hookimpl
+from surgery.families import Family, HeadClaim, hookimpl
 
 FAMILY = Family(
     name="alexnet",

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from surgery import Family, HeadClaim, hookimpl
+from surgery.families import Family, HeadClaim, hookimpl
 
 # Hugging Face counts layers in one list and names the last block's pieces by position.
 TRANSFORMERS = (

@@ -92,25 +92,19 @@ def stages_for(family: Family, model: nn.Module) -> Stages:
     return stages
 
 
-def attribute(model: nn.Module, path: str, default: Any = _MISSING) -> Any:
-    """The value at a path of attributes, through containers: ``features.0.in_channels``.
-
-    Raises:
-        AttributeError: nothing is there, and no default was given.
-    """
+def attribute(model: nn.Module, path: str, default: Any = None) -> Any:
+    """The value at a path of attributes, ``features.0.in_channels``, or the default."""
     value: Any = model
     for name in path.split("."):
         # A Sequential answers to getattr for its numbered members too.
         value = getattr(value, name, _MISSING)
         if value is _MISSING:
-            if default is _MISSING:
-                raise AttributeError(f"{type(model).__name__} has no {path!r} (at {name!r})")
             return default
     return value
 
 
 def _size(family: Family, model: nn.Module, path: str) -> int:
-    value = attribute(model, path, None)
+    value = attribute(model, path)
     # bool is an int in Python, and no size.
     if type(value) is not int or value < 1:
         raise PluginError(
@@ -145,7 +139,7 @@ def _call(family: Family, name: str, function: Any, model: nn.Module) -> Any:
             f"family {family.name!r}: its {name} raised for a {type(model).__name__}",
             where=f"Family({family.name!r}).{name}",
             found=f"{type(error).__name__}: {error}",
-            fix="pass example=... yourself" if name == "example" else None,
+            fix=f"correct Family.{name}, or pass example= yourself",
         ) from error
 
 
@@ -155,4 +149,5 @@ def _wrong(family: Family, name: str, expected: str, found: object) -> PluginErr
         where=f"Family({family.name!r}).{name}",
         expected=expected,
         found=f"{type(found).__name__}: {found!r}",
+        fix=f"correct Family.{name}",
     )

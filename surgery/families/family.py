@@ -137,6 +137,7 @@ class Family:
                 where="Family.name",
                 expected="letters, digits, '_', '-' and '.', for instance 'tinynet'",
                 found=repr(self.name),
+                fix="Family(name='tinynet', ...)",
             )
         self._check_names()
         self._check_example()
@@ -462,7 +463,11 @@ def _check_kind(kind: str, name: object, **fields: object) -> None:
     """The fields that head kinds and weight readers share: a name, tuples of names, functions."""
     if not isinstance(name, str) or not name:
         raise PluginError(
-            f"a {kind} needs a name", where=f"{kind}.name", expected="a string", found=repr(name)
+            f"a {kind} needs a name",
+            where=f"{kind}.name",
+            expected="a string",
+            found=repr(name),
+            fix=f"{kind}(name='mine', ...)",
         )
     for key, value in fields.items():
         tuples = key in {"classes", "suffixes"}
@@ -480,5 +485,7 @@ def _check_kind(kind: str, name: object, **fields: object) -> None:
                 where=f"{kind}({name!r}).{key}",
                 expected="a tuple of different strings" if tuples else "a callable",
                 found=repr(value),
-                fix=f"{key}=({value!r},)" if isinstance(value, str) and tuples else None,
+                fix=f"{key}=({value if isinstance(value, str) else '...'!r},)"
+                if tuples
+                else f"{key}=function",
             )

@@ -1,9 +1,10 @@
 """The contract between surgery and its plugins: every hook, and when it is called.
 
 A plugin is a module (or any object) named by an entry point of the group ``surgery``. It
-implements any of these hooks as a function of the same name, marked with ``hookimpl``. It may
-leave arguments out, and must not add any. Names that start with ``surgery_`` are reserved: a
-function with such a name that is no hook, or that lacks the mark, is an error that names it.
+implements any of these hooks as a function of the same name, marked with
+``surgery.families.hookimpl``. It may leave arguments out, and must not add any. Names that start
+with ``surgery_`` are reserved: a function with such a name that is no hook, or that lacks the
+mark, is an error that names it.
 
 Each plugin is called on its own. An exception in one is kept as a failure, is shown by
 ``Registry.explain``, and stops nothing else.
@@ -42,11 +43,11 @@ def surgery_families() -> Sequence[Family]:  # type: ignore[empty-body]
     models it describes: they are recognised by the qualified names of their classes.
 
     Returns:
-        A list or tuple of ``surgery.Family``.
+        A list or tuple of ``surgery.families.Family``.
 
     Example::
 
-        @surgery.hookimpl
+        @hookimpl
         def surgery_families():
             return [
                 Family(
@@ -67,11 +68,11 @@ def surgery_head_kinds() -> Sequence[HeadKind]:  # type: ignore[empty-body]
     is called later, when a head of that class gets another number of classes.
 
     Returns:
-        A list or tuple of ``surgery.HeadKind``.
+        A list or tuple of ``surgery.families.HeadKind``.
 
     Example::
 
-        @surgery.hookimpl
+        @hookimpl
         def surgery_head_kinds():
             return [HeadKind("cosine", ("tinynet.CosineLinear",), rebuild=rebuild_cosine)]
     """
@@ -86,11 +87,11 @@ def surgery_weight_readers() -> Sequence[WeightReader]:  # type: ignore[empty-bo
     A file that two readers accept is an error that names both.
 
     Returns:
-        A list or tuple of ``surgery.WeightReader``.
+        A list or tuple of ``surgery.families.WeightReader``.
 
     Example::
 
-        @surgery.hookimpl
+        @hookimpl
         def surgery_weight_readers():
             return [WeightReader("npz", (".npz",), sniff=zipfile.is_zipfile, open=read_npz)]
     """
@@ -111,7 +112,7 @@ def surgery_commands(cli: Commands) -> None:
 
     Example::
 
-        @surgery.hookimpl
+        @hookimpl
         def surgery_commands(cli):
             command = cli.add_parser("greet", help="say hello")
             command.add_argument("name")

@@ -146,8 +146,8 @@ def _register(name: str, implementation: object, value: str) -> pluggy.PluginMan
             f"plugin {name!r} implements no hook",
             where=value,
             expected=f"at least one of: {', '.join(_known())}",
-            found="no function marked with @surgery.hookimpl",
-            fix="@surgery.hookimpl\ndef surgery_families(): return [FAMILY]",
+            found="no function marked with @hookimpl",
+            fix="@hookimpl\ndef surgery_families(): return [FAMILY]",
         )
     manager.register(implementation, name)
     return manager
@@ -194,16 +194,16 @@ def _check_hook(
         raise HookError(
             f"plugin {name!r} has a function {hook!r} that is not marked as a hook",
             where=where,
-            expected=f"@surgery.hookimpl\n{signature}",
+            expected=f"@hookimpl\n{signature}",
             found=signature,
-            fix="put @surgery.hookimpl above it",
+            fix="from surgery.families import hookimpl",
         )
     if options.get("wrapper") or options.get("hookwrapper"):
         raise HookError(
             f"plugin {name!r} wraps the hook {hook!r}, and each plugin is called on its own",
             where=where,
-            expected="@surgery.hookimpl",
-            found="@surgery.hookimpl(wrapper=True)",
+            expected="@hookimpl",
+            found="@hookimpl(wrapper=True)",
             fix="return what this plugin adds, and nothing else",
         )
     spec = list(inspect.signature(getattr(hookspecs, hook)).parameters)
@@ -228,7 +228,7 @@ def _ask(name: str, manager: pluggy.PluginManager, hook: str, kind: type[_T]) ->
     caller = getattr(manager.hook, hook)
     answers = caller()
     where = f"{name}.{hook}"
-    expected = f"a list or tuple of surgery.{kind.__name__}"
+    expected = f"a list or tuple of surgery.families.{kind.__name__}"
     # pluggy drops None from the answers.
     if len(answers) < len(caller.get_hookimpls()):
         raise PluginError(

@@ -144,6 +144,7 @@ class Registry:
                 where=DISABLE,
                 expected=f"some of: {', '.join(named)}" if named else "nothing: none is installed",
                 found=name,
+                fix=f"unset {DISABLE}, or correct the name",
             )
             failures.append(PluginFailure(name, "disable", unknown))
         return cls(plugins, failures, left_out)
