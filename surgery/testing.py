@@ -1,0 +1,306 @@
+"""The contract test of a family. Plugins that ship with the project and others run the same."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+import torch
+
+from surgery import tree
+from surgery.errors import AddressError, ClaimContradictedError, PluginError, SurgeryError
+from surgery.families.applied import attribute, example_for, stages_for
+from surgery.families.family import Family, HeadClaim, contradicted, overlaps
+from surgery.families.registry import Registry
+from surgery.graph.record import record_graph
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from surgery.graph.example import Example
+    from surgery.graph.graph import Graph, Node
+    from surgery.heads import Head
+
+
+def check_family(
+    family: Family,
+    *,
+    registry: Registry | None = None,
+    models: Mapping[str, Callable[[], nn.Module]] | None = None,
+) -> tuple[str, ...]:
+    """Hold a family to everything it says, on every model it can build.
+
+    Each model is built on the ``meta`` device where its constructor allows, so that no weight is
+    made. Then the claim must find the family; its example must run; the claimed heads must be
+    there and be what the graph shows, all of them and no other; stem and stages must exist, be
+    disjoint, be run in that order and, with the heads, hold every parameter; and the attributes
+    of ``sync`` must equal the number of classes. Every head claim must hold in some model.
+
+    Args:
+        family: the family to check.
+        registry: the registry that has to find it; one with this family alone, if left out.
+        models: builders by name, instead of the family's catalog.
+
+    Returns:
+        The names that were checked.
+
+    Raises:
+        ClaimContradictedError: a model shows something else than the family says.
+        ClaimConflictError: another plugin in the registry claims the same class.
+        PluginError: there is nothing to check, or a name of the catalog cannot be built.
+
+    Example:
+        >>> from torch import nn
+        >>> from surgery.families import Family, HeadClaim
+        >>> from surgery.testing import check_family
+        >>> class Tiny(nn.Module):
+        ...     def __init__(self):
+        ...         super().__init__()
+        ...         self.body, self.num_classes = nn.Linear(8, 4), 3
+        ...         self.classifier = nn.Linear(4, 3)
+        ...     def forward(self, x):
+        ...         return self.classifier(self.body(x).relu())
+        >>> family = Family(
+        ...     name="tiny",
+        ...     classes=(f"{Tiny.__module__}.Tiny",),
+        ...     example=(2, "body.in_features"),
+        ...     heads=(HeadClaim("classifier"),),
+        ...     stem=("body",),
+        ...     sync=("num_classes",),
+        ... )
+        >>> check_family(family, models={"tiny": Tiny})
+        ('tiny',)
+    """
+    registry = Registry.of(family) if registry is None else registry
+    builders = models or {
+        name: partial(_imported, family, name, target) for name, target in family.catalog.items()
+    }
+    if not builders:
+        raise PluginError(
+            f"family {family.name!r} can build no model, so there is nothing to check it on",
+            where=f"Family({family.name!r}).catalog",
+            expected="at least one name",
+            found="none",
+            fix="check_family(family, models={'tiny': lambda: TinyNet()})",
+        )
+    held: set[str] = set()
+    for name, build in builders.items():
+        held |= _check_model(family, name, _build(family, name, build), registry)
+    for claim in family.heads:
+        if claim.address not in held:
+            raise contradicted(
+                family,
+                f"none of {', '.join(builders)} has a module there",
+                expected=f"a head at {claim.address!r} in some model",
+            )
+    return tuple(builders)
+
+
+def _imported(family: Family, name: str, target: str) -> nn.Module:
+    module, _, path = target.partition(":")
+    build = attribute(import_module(module), path)
+    if not callable(build):
+        raise PluginError(
+            f"family {family.name!r} cannot build {name!r}: nothing to call at {target!r}",
+            where=f"Family({family.name!r}).catalog[{name!r}]",
+            expected="a callable",
+            found=repr(build),
+            fix=f"import {module}; dir({module})",
+        )
+    model: nn.Module = build()
+    return model
+
+
+def _build(family: Family, name: str, build: Callable[[], nn.Module]) -> nn.Module:
+    """On meta, or for real where the constructor needs values; no random number is used up."""
+    with torch.random.fork_rng(devices=[]):
+        try:
+            with torch.device("meta"):
+                return build()
+        except PluginError:
+            raise
+        except Exception as on_meta:  # a foreign constructor may raise anything
+            try:
+                return build()
+            except Exception as error:
+                raise PluginError(
+                    f"family {family.name!r} cannot build {name!r}",
+                    where=f"Family({family.name!r}).catalog[{name!r}]",
+                    expected="a model",
+                    found=f"{type(error).__name__}: {error}",
+                    fix=f"call {family.catalog.get(name, name)!r} without arguments",
+                ) from on_meta
+
+
+def _check_model(family: Family, name: str, model: nn.Module, registry: Registry) -> set[str]:
+    """Every check on one model; the head claims that it bears out."""
+    claimed = registry.claim(model)
+    if claimed is not family:
+        raise ClaimContradictedError(
+            f"family {family.name!r} does not claim {name!r}, which it can build",
+            where=f"Family({family.name!r}).classes",
+            expected=f"one of: {', '.join(map(tree.class_name, type(model).__mro__[:-2]))}",
+            found=", ".join(family.classes)
+            + (f" (claimed by family {claimed.name!r})" if claimed else ""),
+            fix=f"classes=({tree.class_name(type(model))!r},)",
+        )
+    example = example_for(family, model)
+    try:
+        held = _check_heads(family, name, model, example, registry)
+        if family.stem or family.stages:
+            _check_places(family, name, model, example)
+    except ClaimContradictedError:
+        raise
+    except SurgeryError as error:
+        raise contradicted(
+            family, f"{name}: {error}", expected="a model that runs with the family's example"
+        ) from error
+    return held
+
+
+def _check_heads(
+    family: Family, name: str, model: nn.Module, example: Example | None, registry: Registry
+) -> set[str]:
+    from surgery.heads import find_heads
+
+    index = tree.index(model)
+    there = {address for _, addresses in index.modules.values() for address in addresses}
+    there |= {address for entry in index.tensors.values() for address in entry.addresses}
+    claims = [claim for claim in family.heads if claim.address in there]
+    heads = find_heads(model, example, registry=registry)
+    shown = "; ".join(_describe(head) for head in heads) or "no head"
+    for claim in claims:
+        if claim.role == "coupled":
+            continue
+        if not any(
+            claim.covers(head.address) and head.role == claim.role and head.corroborated
+            for head in heads
+        ):
+            raise contradicted(family, f"{name}: {shown}")
+    for head in heads:
+        if not any(claim.covers(head.address) for claim in claims):
+            raise contradicted(family, f"{name}: {shown}")
+    main = next((head.num_classes for head in heads if head.role == "main"), None)
+    for claim in claims:
+        if claim.role == "coupled":
+            _check_coupled(family, name, model, claim, main)
+    for path in family.sync:
+        if (value := attribute(model, path)) != main:
+            raise contradicted(family, f"{name}: {path} is {value!r}", expected=f"{path} = {main}")
+    return {claim.address for claim in claims}
+
+
+def _describe(head: Head) -> str:
+    sure = "" if head.corroborated else ", not corroborated"
+    return f"{head.address} ({head.role}, {head.num_classes} classes{sure})"
+
+
+def _check_coupled(
+    family: Family, name: str, model: nn.Module, claim: HeadClaim, num_classes: int | None
+) -> None:
+    layer = tree.get(model, claim.address)
+    if isinstance(layer, torch.Tensor):
+        sizes = tuple(layer.shape)
+    else:
+        sizes = tuple(
+            size
+            for path in ("out_features", "out_channels")
+            if isinstance(size := attribute(layer, path), int)
+        )
+    if num_classes is None or num_classes * claim.factor not in sizes:
+        raise contradicted(
+            family,
+            f"{name}: {claim.address} has {' x '.join(map(str, sizes)) or 'no'} outputs",
+            expected=f"{claim.factor} x {num_classes} outputs at {claim.address}",
+        )
+
+
+def _check_places(family: Family, name: str, model: nn.Module, example: Example | None) -> None:
+    """Stem and stages exist, are disjoint, run in that order, and miss no parameter."""
+    if example is None:
+        raise PluginError(
+            f"family {family.name!r} has stages and no example, so their order cannot be checked",
+            where=f"Family({family.name!r}).example",
+            expected="an example",
+            found="None",
+            fix="example=(2, 3, 224, 224)",
+        )
+    steps = [("stem", family.stem)] if family.stem else []
+    steps += [(f"stages[{i}]", stage) for i, stage in enumerate(stages_for(family, model))]
+    places = [(label, address) for label, addresses in steps for address in addresses]
+    for label, address in places:
+        try:
+            tree.get(model, address)
+        except AddressError as error:
+            raise contradicted(
+                family, f"{name}: {error}", expected=f"{address!r} ({label})"
+            ) from error
+    places += [("heads", claim.address) for claim in family.heads]
+    for (label, address), (other_label, other) in overlaps(places):
+        raise contradicted(
+            family,
+            f"{name}: {address!r} ({label}) and {other!r} ({other_label}) overlap",
+            expected="each part of the model in one place only",
+        )
+    for entry in tree.index(model).of_kind("parameter"):
+        if not any(_inside(found, place) for found in entry.addresses for _, place in places):
+            raise contradicted(
+                family,
+                f"{name}: {entry.address} is in none of them",
+                expected="every parameter in the stem, a stage or a head",
+            )
+    graph = record_graph(model, example, train=False)
+    _check_order(family, name, graph, steps)
+    if family.stem and not _takes_input(graph, family.stem[0]):
+        raise contradicted(
+            family,
+            f"{name}: {family.stem[0]} reads what other layers made",
+            expected=f"the input reaches {family.stem[0]!r} (stem) first",
+        )
+
+
+def _check_order(
+    family: Family, name: str, graph: Graph, steps: Iterable[tuple[str, tuple[str, ...]]]
+) -> None:
+    before, last = "", -1
+    for label, addresses in steps:
+        used = (node.index for node in graph.operations if _uses(node, addresses))
+        first = next(used, None)
+        if first is None:
+            raise contradicted(
+                family,
+                f"{name}: no operation uses a parameter of it",
+                expected=f"{label} = {addresses} takes part in the forward pass",
+            )
+        if first < last:
+            raise contradicted(
+                family, f"{name}: {label} runs before {before}", expected=f"{before}, then {label}"
+            )
+        before, last = label, first
+
+
+def _takes_input(graph: Graph, address: str) -> bool:
+    """Whether an input reaches a layer through operations that have no parameter."""
+    reached = {node.index for node in graph.nodes if node.role == "input"}
+    for node in graph.operations:
+        if any(ref.node in reached for ref in node.inputs):
+            if _uses(node, (address,)):
+                return True
+            if not node.parameters:
+                reached.add(node.index)
+    return False
+
+
+def _uses(node: Node, places: tuple[str, ...]) -> bool:
+    return any(
+        _inside(address, place)
+        for addresses in node.parameters
+        for address in addresses
+        for place in places
+    )
+
+
+def _inside(address: str, place: str) -> bool:
+    return f"{address}.".startswith(f"{place}.")
