@@ -66,6 +66,11 @@ class Execution(TorchDispatchMode):
         self.stand_ins = stand_ins
         self.observer = observer
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        # Nothing compiles while recording, and the guard against it costs as much as the rest.
+        return False
+
     def __torch_dispatch__(
         self,
         func: Any,

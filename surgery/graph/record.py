@@ -177,7 +177,7 @@ def _inputs(example: Example, skeleton: Skeleton, backend: Backend) -> Example:
 
     def twin(tensor: torch.Tensor) -> torch.Tensor:
         if backend == "meta" and is_floating(tensor.dtype):
-            new = torch.empty_like(tensor, device="meta", requires_grad=False)
+            new = tensor.detach().to("meta") if not tensor.is_meta else torch.empty_like(tensor)
         elif tensor.is_meta:
             filled = torch.randn if is_floating(tensor.dtype) else torch.zeros
             new = filled(tensor.shape, dtype=tensor.dtype, device=device)

@@ -48,6 +48,10 @@ _ATOMIC = frozenset(
     }
 )
 
+_PLAIN = (nn.Parameter, torch.Tensor)
+# Hook tables and the like: nearly always empty, and no two modules share one.
+_OF_EVERY_MODULE = frozenset(nn.Module().__dict__)
+
 
 def is_floating(dtype: torch.dtype) -> bool:
     """Whether values of this dtype are what a network computes with (complex included)."""
@@ -119,11 +123,16 @@ class _Copier:
         state = shell.__dict__
         copied = self.copied
         for name, value in module.__dict__.items():
-            state[name] = value if type(value) in _ATOMIC else copied(value)
-        for cls in type(module).__mro__:
-            for slot in _slots(cls):
-                if hasattr(module, slot):
-                    object.__setattr__(shell, slot, copied(getattr(module, slot)))
+            kind = type(value)
+            if kind in _ATOMIC:
+                state[name] = value
+            elif not value and name in _OF_EVERY_MODULE:
+                state[name] = kind()
+            else:
+                state[name] = copied(value)
+        for slot in _slots(type(module)):
+            if hasattr(module, slot):
+                object.__setattr__(shell, slot, copied(getattr(module, slot)))
         if "_compiled_call_impl" in state:
             state["_compiled_call_impl"] = None
 
@@ -173,8 +182,11 @@ class _Copier:
         steers = not is_floating(tensor.dtype) or (kind == "attribute" and not tensor.is_meta)
         if steers and not tensor.is_meta and tensor.numel() <= REAL_STATE_LIMIT:
             stand_in = tensor.detach().to("cpu", copy=True)
-        elif type(tensor) in (nn.Parameter, torch.Tensor) and tensor.layout == torch.strided:
-            stand_in = torch.empty_like(tensor, device="meta", requires_grad=False)
+        elif type(tensor) in _PLAIN and tensor.layout == torch.strided:
+            # Ten times quicker on meta than empty_like, which is written in Python there.
+            stand_in = torch.empty_strided(
+                tensor.size(), tensor.stride(), dtype=tensor.dtype, device="meta"
+            )
         else:
             stand_in = torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
         return _like(tensor, stand_in)
@@ -195,10 +207,13 @@ def _like(tensor: torch.Tensor, stand_in: torch.Tensor) -> torch.Tensor:
     return stand_in
 
 
+@functools.cache
 def _slots(cls: type) -> tuple[str, ...]:
-    slots = cls.__dict__.get("__slots__", ())
-    names = (slots,) if isinstance(slots, str) else tuple(slots)
-    return tuple(name for name in names if name not in ("__dict__", "__weakref__"))
+    found: list[str] = []
+    for base in cls.__mro__:
+        slots = base.__dict__.get("__slots__", ())
+        found += [slots] if isinstance(slots, str) else slots
+    return tuple(name for name in found if name not in ("__dict__", "__weakref__"))
 
 
 def _copy_dict(copier: _Copier, value: dict[Any, Any]) -> dict[Any, Any]:

@@ -1,0 +1,246 @@
+"""Walk a graph back from its outputs: the nearest operations that mix features with weights.
+
+Everything here is pure: values in, values out, no model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from surgery.graph.axes import CONTRACTIONS, is_pointwise, packet
+from surgery.graph.graph import Graph, Node, Ref
+
+_REDUCTIONS = frozenset({"sum", "mean", "linalg_vector_norm", "norm"})
+
+
+@dataclass(frozen=True)
+class Mixing:
+    """An operation that makes new features from data and weights.
+
+    Attributes:
+        node: the operation.
+        weight: the operand that is made of parameters (or buffers) alone.
+        value: the operation's result, or, for a product that is summed later, the sum's.
+        axis: the axis of ``value`` that holds the new features.
+        features: how many.
+        in_features: over how many features each is summed, where that is one axis.
+    """
+
+    node: int
+    weight: Ref
+    value: Ref
+    axis: int
+    features: int
+    in_features: int
+
+
+def mixing(graph: Graph, node: Node) -> Mixing | None:
+    """What a node mixes, or None where it makes no new features from weights."""
+    if node.role != "operation" or not node.depends_on_input:
+        return None
+    name = packet(node.operation)
+    if name in CONTRACTIONS:
+        return _contraction(graph, node, name)
+    if not node.operation.startswith(("aten.", "prims.", "surgery.")):
+        return _foreign(graph, node)
+    if is_pointwise(node.operation):
+        return _expansion(graph, node)
+    if name in _REDUCTIONS:
+        return _summed_product(graph, node)
+    return None
+
+
+def weight_sources(graph: Graph, ref: Ref) -> tuple[Node, ...]:
+    """The parameters, buffers and attributes that a weight operand is computed from, in order."""
+    found: dict[int, Node] = {}
+    pending = [ref.node]
+    seen: set[int] = set()
+    while pending:
+        index = pending.pop()
+        if index in seen:
+            continue
+        seen.add(index)
+        node = graph.nodes[index]
+        if node.role in ("parameter", "buffer", "constant") and node.addresses:
+            found[index] = node
+        pending.extend(source.node for source in node.inputs)
+    return tuple(found[index] for index in sorted(found))
+
+
+def frontier(graph: Graph, start: Ref) -> tuple[Mixing, ...]:
+    """The nearest mixing operations behind a value, in order of execution."""
+    found: dict[int, Mixing] = {}
+    pending = [start.node]
+    seen: set[int] = set()
+    while pending:
+        index = pending.pop()
+        if index in seen:
+            continue
+        seen.add(index)
+        node = graph.nodes[index]
+        if not node.depends_on_input:
+            continue
+        mixed = mixing(graph, node)
+        if mixed is not None:
+            found[index] = mixed
+            continue
+        pending.extend(ref.node for ref in node.inputs)
+    return tuple(found[index] for index in sorted(found))
+
+
+def ancestors(graph: Graph, start: int) -> frozenset[int]:
+    """Every node that a node's result was computed from, itself left out."""
+    seen: set[int] = set()
+    pending = [ref.node for ref in graph.nodes[start].inputs]
+    while pending:
+        index = pending.pop()
+        if index not in seen:
+            seen.add(index)
+            pending.extend(ref.node for ref in graph.nodes[index].inputs)
+    return frozenset(seen)
+
+
+def feeding(graph: Graph, mixings: Iterable[Mixing]) -> Iterator[tuple[Mixing, Mixing]]:
+    """The pairs of which the first feeds the second."""
+    every = list(mixings)
+    for second in every:
+        above = ancestors(graph, second.node)
+        for first in every:
+            if first.node in above:
+                yield first, second
+
+
+def _is_weight(graph: Graph, ref: Ref) -> bool:
+    return not graph.nodes[ref.node].depends_on_input and bool(weight_sources(graph, ref))
+
+
+def _factor(node: Node, place: int) -> Ref | None:
+    value = node.arguments[place] if place < len(node.arguments) else None
+    return value if isinstance(value, Ref) else None
+
+
+def _contraction(graph: Graph, node: Node, name: str) -> Mixing | None:
+    if name == "_trilinear":
+        return _trilinear(graph, node)
+    places = CONTRACTIONS[name]
+    factors = [ref for place in places if (ref := _factor(node, place)) is not None]
+    if len(factors) != 2:
+        return None
+    first, second = factors
+    weight_second = _is_weight(graph, second)
+    if weight_second is _is_weight(graph, first):
+        return None
+    weight = second if weight_second else first
+    if "convolution" in name:
+        return _convolution(graph, node, weight)
+    shape = graph.spec(weight).shape
+    out = node.outputs[0].shape
+    in_features = graph.spec(first).shape[-1]
+    if len(shape) == 1:
+        axis = 0 if len(out) == 1 and len(graph.spec(second).shape) == 1 else len(out)
+        return Mixing(node.index, weight, Ref(node.index), axis, 1, in_features)
+    axis = len(out) - 1 if weight_second else len(out) - 2
+    if len(out) == 1:
+        axis = 0
+    if len(out) == 3 and out[axis] == 1 and shape[0] > 1 and graph.spec(weight).shape[0] == out[0]:
+        # One weight vector for each entry of the batch of matrices: that is the feature axis.
+        axis = 0
+    return Mixing(node.index, weight, Ref(node.index), axis, out[axis], in_features)
+
+
+def _convolution(graph: Graph, node: Node, weight: Ref) -> Mixing | None:
+    data = graph.spec(node.inputs[0]).shape
+    groups = node.arguments[8] if len(node.arguments) > 8 else 1
+    sources = weight_sources(graph, weight)
+    depthwise = isinstance(groups, int) and groups == data[1] and groups > 1
+    if depthwise and not any(source.role == "parameter" for source in sources):
+        # A fixed filter for each channel (blur, upsampling) makes no new features.
+        return None
+    features = node.outputs[0].shape[1]
+    return Mixing(node.index, weight, Ref(node.index), 1, features, data[1])
+
+
+def _trilinear(graph: Graph, node: Node) -> Mixing | None:
+    weights = [ref for ref in node.inputs if _is_weight(graph, ref)]
+    if len(weights) != 1:
+        return None
+    out = node.outputs[0].shape
+    data = [ref for ref in node.inputs if ref != weights[0]]
+    in_features = graph.spec(data[0]).shape[-1] if data else 1
+    return Mixing(node.index, weights[0], Ref(node.index), len(out) - 1, out[-1], in_features)
+
+
+def _foreign(graph: Graph, node: Node) -> Mixing | None:
+    """A custom operator that reads a matrix of weights is taken to mix."""
+    weights = [
+        ref for ref in node.inputs if len(graph.spec(ref).shape) > 1 and _is_weight(graph, ref)
+    ]
+    if not weights or not node.outputs or not node.outputs[0].shape:
+        return None
+    out = node.outputs[0].shape
+    sizes = graph.spec(weights[0]).shape
+    axis = next((a for a in reversed(range(len(out))) if out[a] in sizes), len(out) - 1)
+    return Mixing(node.index, weights[0], Ref(node.index), axis, out[axis], sizes[-1])
+
+
+def _expansion(graph: Graph, node: Node) -> Mixing | None:
+    """Data broadcast against weights along an axis that only the weights have."""
+    weights = [ref for ref in node.inputs if _is_weight(graph, ref)]
+    data = [ref for ref in node.inputs if graph.nodes[ref.node].depends_on_input]
+    if len(weights) != 1 or not data or not node.outputs:
+        return None
+    out = node.outputs[0].shape
+    inner = graph.spec(weights[0]).shape
+    outer = graph.spec(data[0]).shape
+    for axis, size in enumerate(out):
+        place = axis - (len(out) - len(inner))
+        other = axis - (len(out) - len(outer))
+        if size > 1 and place >= 0 and inner[place] == size and (other < 0 or outer[other] == 1):
+            count = 1
+            for length in inner:
+                count *= length
+            return Mixing(
+                node.index, weights[0], Ref(node.index), axis, size, max(count // size, 1)
+            )
+    return None
+
+
+def _summed_product(graph: Graph, node: Node) -> Mixing | None:
+    """A product with weights, summed over an axis along which the weights differ."""
+    if not node.inputs:
+        return None
+    product = graph.nodes[node.inputs[0].node]
+    if packet(product.operation) not in ("mul", "mul_", "sub", "sub_"):
+        return None
+    weights = [ref for ref in product.inputs if _is_weight(graph, ref)]
+    data = [ref for ref in product.inputs if graph.nodes[ref.node].depends_on_input]
+    if len(weights) != 1 or not data:
+        return None
+    shape = product.outputs[0].shape
+    inner = graph.spec(weights[0]).shape
+    gone = _reduced(node, len(shape))
+    for dim in gone:
+        place = dim - (len(shape) - len(inner))
+        if place >= 0 and inner[place] > 1 and inner[place] == shape[dim]:
+            out = node.outputs[0].shape
+            kept = [a for a in range(len(shape)) if a not in gone]
+            lined = [
+                position
+                for position, a in enumerate(kept)
+                if (p := a - (len(shape) - len(inner))) >= 0 and inner[p] > 1
+            ]
+            axis = lined[-1] if lined else len(out)
+            features = out[axis] if axis < len(out) else 1
+            return Mixing(
+                node.index, weights[0], Ref(node.index), axis, features, inner[place]
+            )
+    return None
+
+
+def _reduced(node: Node, rank: int) -> list[int]:
+    place = 2 if "norm" in node.operation else 1
+    dims = node.arguments[place] if place < len(node.arguments) else None
+    if dims is None or dims == ():
+        return list(range(rank))
+    return [dim % rank for dim in (dims if isinstance(dims, tuple) else (dims,))]
