@@ -92,7 +92,7 @@ def stages_for(family: Family, model: nn.Module) -> Stages:
     return stages
 
 
-def attribute(model: nn.Module, path: str, default: Any = None) -> Any:
+def attribute(model: object, path: str, default: Any = None) -> Any:
     """The value at a path of attributes, ``features.0.in_channels``, or the default."""
     value: Any = model
     for name in path.split("."):
