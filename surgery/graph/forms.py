@@ -23,8 +23,10 @@ LENGTH, SIGNAL = "length", "signal"
 LADDERS: Mapping[str, tuple[int, ...]] = {
     # BatchNorm in train mode refuses a batch of one; some models refuse a batch of two.
     BATCH: (2, 1),
-    IMAGE: (224, 32, 299, 28, 64, 128, 256, 384, 512, 96, 112, 448, 192, 160, 240, 260, 300, 320)
-    + (380, 456, 480, 518, 528, 600, 640, 16, 8),
+    IMAGE: (
+        *(224, 32, 299, 28, 64, 128, 256, 384, 512, 96, 112, 448, 192, 160, 240, 260, 300, 320),
+        *(380, 456, 480, 518, 528, 600, 640, 16, 8),
+    ),
     FRAMES: (16, 8, 32, 4, 64),
     VOLUME: (64, 32, 96, 128, 16),
     MAP: (1, 4, 7, 8, 16, 32),
@@ -33,15 +35,29 @@ LADDERS: Mapping[str, tuple[int, ...]] = {
 }
 _SIZE_NAMES: Mapping[str, frozenset[str]] = {
     IMAGE: frozenset(
-        "image_size img_size input_size image_resolution input_resolution resolution crop_size "
-        "image_shape img_shape input_shape".split()
+        (
+            *("image_size", "img_size", "input_size", "image_resolution", "input_resolution"),
+            *("resolution", "crop_size", "image_shape", "img_shape", "input_shape"),
+        )
     ),
     LENGTH: frozenset(
-        "max_length max_len max_seq_len seq_len seq_length sequence_length block_size "
-        "context_length max_position_embeddings n_positions n_ctx window_size lookback".split()
+        (
+            *("max_length", "max_len", "max_seq_len", "seq_len", "seq_length", "sequence_length"),
+            *("block_size", "context_length", "max_position_embeddings", "n_positions", "n_ctx"),
+            *("window_size", "lookback"),
+        )
     ),
 }
 _CONFIGURATIONS = ("config", "cfg", "hparams", "args", "default_cfg", "pretrained_cfg")
+
+
+class _Empty(dict[str, Any]):
+    """A dict without entries that can be part of a frozen value."""
+
+    __hash__ = object.__hash__  # type: ignore[assignment]
+
+
+EMPTY = _Empty()
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +102,7 @@ class Form:
             if self.fill == "float":
                 return torch.empty(shape, dtype=self.dtype, device="meta")
             if self.fill == "lengths":
-                return torch.full(shape, sizes[LENGTH], dtype=torch.long, device="cpu")
+                return torch.full(shape, _single(sizes[LENGTH]), dtype=torch.long, device="cpu")
             if self.fill == "ones":
                 return torch.ones(shape, dtype=torch.long, device="cpu")
             if self.fill == "false":
@@ -110,6 +126,10 @@ class Form:
                 size, met[axis] = size[met.get(axis, 0) % len(size)], met.get(axis, 0) + 1
             shape.append(size)
         return shape
+
+
+def _single(size: Size) -> int:
+    return size if isinstance(size, int) else size[0]
 
 
 def ladder(axis: str, hints: Mapping[str, Sequence[Size]]) -> tuple[Size, ...]:
