@@ -109,9 +109,12 @@ def _step(graph: Graph, node: Node, position: int, axis: int) -> int | None:
     before = graph.spec(node.inputs[position]).shape
     after = node.outputs[0].shape if node.outputs else ()
     name = packet(node.operation)
+    if name == "updated" and position == 1:
+        return _through_view(graph, node, axis)
     rule = _RULES.get(name)
     if rule is not None:
-        return rule(node, position, axis, before, after)
+        found = rule(node, position, axis, before, after)
+        return _class_by_class(graph, node, position, axis) if found is None else found
     if is_pointwise(node.operation):
         return axis + len(after) - len(before)
     return axis if len(after) == len(before) else None
@@ -127,7 +130,7 @@ def _meetings(
         if other == position or graph.nodes[ref.node].depends_on_input:
             continue
         shape = graph.spec(ref).shape
-        if contraction is not None and step is None:
+        if contraction is not None and _sums_over(node, position, axis, graph):
             place = _contracted_axis(node, other, shape)
             if place is not None:
                 found.append(Meeting(node.index, ref, place, contracted=True))
@@ -139,6 +142,12 @@ def _meetings(
             # Normalisation layers take their per-channel tensors as vectors.
             found.append(Meeting(node.index, ref, 0, contracted=False))
     return found
+
+
+def _sums_over(node: Node, position: int, axis: int, graph: Graph) -> bool:
+    rule = _RULES.get(packet(node.operation), _nowhere)
+    shape = graph.spec(node.inputs[position]).shape
+    return rule(node, position, axis, shape, node.outputs[0].shape) is None
 
 
 # Operators that sum over features, and where their two factors stand among the arguments.
@@ -304,10 +313,56 @@ def _convolution(
     return axis if position == 0 and axis != 1 else None
 
 
-def _updated(
+def _index(
     node: Node, position: int, axis: int, before: tuple[int, ...], after: tuple[int, ...]
 ) -> int | None:
-    return axis if len(before) == len(after) else None
+    indices = node.arguments[1]
+    first = next((i for i, index in enumerate(indices) if index is not None), 0)
+    if position > 0 or any(index is None for index in indices[first:]):
+        return None
+    if axis < first:
+        return axis
+    return None if axis < len(indices) else axis + len(after) - len(before)
+
+
+def _index_put(
+    node: Node, position: int, axis: int, before: tuple[int, ...], after: tuple[int, ...]
+) -> int | None:
+    if position == 0:
+        return axis
+    written = node.inputs[position] == node.arguments[2]
+    return axis + len(after) - len(before) if written else None
+
+
+def _class_by_class(graph: Graph, node: Node, position: int, axis: int) -> int | None:
+    """The axis behind a square matrix without parameters (a confusion matrix): one to one."""
+    if packet(node.operation) not in ("mm", "addmm", "bmm", "baddbmm") or position + 2 != len(
+        node.inputs
+    ):
+        return None
+    other = node.inputs[position + 1]
+    square = graph.spec(other).shape[-2:]
+    size = graph.spec(node.inputs[position]).shape[axis]
+    source = graph.nodes[other.node]
+    if source.depends_on_input or source.parameters or square != (size, size):
+        return None
+    return len(node.outputs[0].shape) - 1
+
+
+def _through_view(graph: Graph, node: Node, axis: int) -> int | None:
+    """The axis of a tensor that is ``axis`` of the view through which it was written."""
+    steps: list[Node] = []
+    place = graph.nodes[node.inputs[1].node].inputs[0].node
+    while packet(graph.nodes[place].operation) in _VIEWS:
+        steps.append(graph.nodes[place])
+        place = graph.nodes[place].inputs[0].node
+    for candidate in range(len(node.outputs[0].shape)):
+        found: int | None = candidate
+        for step in reversed(steps):
+            found = _step(graph, step, 0, found) if found is not None else None
+        if found == axis:
+            return candidate
+    return None
 
 
 def _nowhere(
@@ -334,7 +389,15 @@ _RULES: Mapping[str, Rule] = {
     **dict.fromkeys(("linalg_vector_norm", "norm"), _vector_norm),
     **dict.fromkeys(("mm", "addmm", "bmm", "baddbmm", "mv", "addmv", "dot"), _matrix),
     **dict.fromkeys([name for name in CONTRACTIONS if "convolution" in name], _convolution),
-    "surgery.updated": _updated,
-    "updated": _updated,
+    "index": _index,
+    **dict.fromkeys(("index_put", "index_put_", "_index_put_impl_"), _index_put),
     **dict.fromkeys(("topk", "nonzero", "embedding", "_trilinear", "_cdist_forward"), _nowhere),
 }
+
+# Results that share memory with their first argument.
+_VIEWS = frozenset(
+    {
+        *("view", "_unsafe_view", "_reshape_alias", "t", "transpose", "permute", "unsqueeze"),
+        *("squeeze", "select", "slice", "expand", "narrow", "split", "unbind", "alias", "detach"),
+    }
+)

@@ -126,7 +126,7 @@ class _Copier:
             kind = type(value)
             if kind in _ATOMIC:
                 state[name] = value
-            elif not value and name in _OF_EVERY_MODULE:
+            elif name in _OF_EVERY_MODULE and not value:
                 state[name] = kind()
             else:
                 state[name] = copied(value)

@@ -112,7 +112,8 @@ def feeding(graph: Graph, mixings: Iterable[Mixing]) -> Iterator[tuple[Mixing, M
 
 
 def _is_weight(graph: Graph, ref: Ref) -> bool:
-    return not graph.nodes[ref.node].depends_on_input and bool(weight_sources(graph, ref))
+    node = graph.nodes[ref.node]
+    return not node.depends_on_input and bool(node.parameters)
 
 
 def _factor(node: Node, place: int) -> Ref | None:
@@ -151,12 +152,6 @@ def _contraction(graph: Graph, node: Node, name: str) -> Mixing | None:
 
 def _convolution(graph: Graph, node: Node, weight: Ref) -> Mixing | None:
     data = graph.spec(node.inputs[0]).shape
-    groups = node.arguments[8] if len(node.arguments) > 8 else 1
-    sources = weight_sources(graph, weight)
-    depthwise = isinstance(groups, int) and groups == data[1] and groups > 1
-    if depthwise and not any(source.role == "parameter" for source in sources):
-        # A fixed filter for each channel (blur, upsampling) makes no new features.
-        return None
     features = node.outputs[0].shape[1]
     return Mixing(node.index, weight, Ref(node.index), 1, features, data[1])
 

@@ -1,0 +1,123 @@
+"""Which layer a weight operand belongs to, in the words of the model's own structure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from surgery import tree
+from surgery.graph.axes import packet
+from surgery.graph.graph import Graph, Node
+from surgery.graph.walk import Mixing, weight_sources
+
+_KINDS: tuple[tuple[type[nn.Module], str], ...] = (
+    (nn.Linear, "linear"),
+    (nn.ConvTranspose1d, "conv_transpose1d"),
+    (nn.ConvTranspose2d, "conv_transpose2d"),
+    (nn.ConvTranspose3d, "conv_transpose3d"),
+    (nn.Conv1d, "conv1d"),
+    (nn.Conv2d, "conv2d"),
+    (nn.Conv3d, "conv3d"),
+    (nn.Bilinear, "bilinear"),
+    (nn.Embedding, "embedding"),
+)
+
+
+@dataclass(frozen=True)
+class Owner:
+    """The layer that a head's weight belongs to.
+
+    Attributes:
+        address: of the module, or of the parameter where the module does other things too.
+        addresses: all of them.
+        kind: as ``Head.kind``.
+        weights: for each parameter behind the weight operand, all addresses.
+        tied_to: addresses of the same parameters in other layers that are used otherwise.
+    """
+
+    address: str
+    addresses: tuple[str, ...]
+    kind: str
+    weights: tuple[tuple[str, ...], ...]
+    tied_to: tuple[str, ...]
+
+
+def owner_of(index: tree.Index, graph: Graph, mixing: Mixing) -> Owner:
+    """Find the layer behind a mixing operation's weight.
+
+    Args:
+        index: the model's modules and tensors.
+        graph: the recording.
+        mixing: the operation.
+    """
+    sources = [s for s in weight_sources(graph, mixing.weight) if s.role == "parameter"]
+    weights = tuple(source.addresses for source in sources)
+    ran_in = graph.nodes[mixing.node].module
+    owners = list(dict.fromkeys(_layer(a) for source in sources for a in source.addresses))
+    common = [o for o in owners if all(_owns(o, source) for source in sources)]
+    if not common:
+        address = _common_prefix([source.addresses[0] for source in sources])
+        return Owner(address, (address,), "computed", weights, ())
+    chosen = ran_in if ran_in in common else common[0]
+    module = tree.get_module(index.root, chosen)
+    tied = _tied(graph, mixing, sources, chosen)
+    if len(sources) == 1 and not _is_layer(module, sources, chosen):
+        addresses = sources[0].addresses
+        return Owner(addresses[0], addresses, "parameter", weights, tied)
+    kind = next((name for cls, name in _KINDS if isinstance(module, cls)), "custom")
+    return Owner(chosen, index.addresses(module) or (chosen,), kind, weights, tied)
+
+
+def _layer(address: str) -> str:
+    """The module that a parameter is part of: parametrizations belong to what they parametrize."""
+    owner, _ = tree.split(address)
+    head, marker, _ = f"{owner}.".partition("parametrizations.")
+    return head.rstrip(".") if marker else owner
+
+
+def _owns(layer: str, source: Node) -> bool:
+    return any(_layer(address) == layer for address in source.addresses)
+
+
+def _common_prefix(addresses: list[str]) -> str:
+    parts = [address.split(".")[:-1] for address in addresses]
+    common = []
+    for names in zip(*parts, strict=False):
+        if len(set(names)) > 1:
+            break
+        common.append(names[0])
+    return ".".join(common)
+
+
+def _is_layer(module: nn.Module, sources: list[Node], address: str) -> bool:
+    """Whether a module is nothing but the layer: no layers inside, no other weights."""
+    for name, child in module._modules.items():
+        if child is not None and name != "parametrizations":
+            if any(True for _ in child.parameters()):
+                return False
+    used = {place for source in sources for place in source.addresses}
+    others = [
+        name
+        for name, parameter in module._parameters.items()
+        if parameter is not None and parameter.dim() > 1 and tree.join(address, name) not in used
+    ]
+    return not others
+
+
+def _tied(graph: Graph, mixing: Mixing, sources: list[Node], owner: str) -> tuple[str, ...]:
+    """Addresses of the weight in layers that use it for something else than this head."""
+    elsewhere = [
+        place for source in sources for place in source.addresses if _layer(place) != owner
+    ]
+    used = any(
+        packet(graph.nodes[user].operation).startswith("embedding")
+        for source in sources
+        for user in graph.users[source.index]
+    )
+    if used and not elsewhere:
+        return tuple(source.addresses[0] for source in sources)
+    return tuple(elsewhere) if used else ()
+
+

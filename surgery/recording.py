@@ -1,0 +1,101 @@
+"""Which example a model is recorded with: the caller's, its family's, or an inferred one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from surgery import tree
+from surgery.errors import RecordError
+from surgery.families.applied import example_for
+from surgery.families.registry import Registry, default_registry
+from surgery.graph.example import Example
+from surgery.graph.graph import Graph
+from surgery.graph.infer import infer_example
+from surgery.graph.record import needs_values, record_graph
+
+
+def record(
+    model: nn.Module,
+    example: Any = None,
+    *,
+    train: bool | None = None,
+    registry: Registry | None = None,
+) -> Graph:
+    """Record one forward pass of a model as a graph, without running or touching the model.
+
+    Parameters and buffers are replaced by stand-ins on the ``meta`` device, so nothing is
+    computed and no weight is read. Where forward needs values, real tensors are used and the
+    graph says so in its blind spots.
+
+    Args:
+        model: any module, materialised or on ``meta``, wrapped or not, frozen or not.
+        example: a tensor, a tuple of arguments, a dict of keyword arguments or an ``Example``;
+            left out, the family supplies it or it is inferred.
+        train: record in train mode (True), eval mode (False) or the modes the modules are in.
+        registry: the plugins to ask; those installed, if left out.
+
+    Returns:
+        The graph: operations with arguments, shapes, dtypes, parameters, module and
+        floating-point operations; outputs by path; blind spots.
+
+    Raises:
+        UnsupportedModelError: the model is lazy, scripted or exported.
+        ExampleError: no example could be inferred, or forward does not take it.
+        RecordError: forward raised.
+
+    Example:
+        >>> import torch, surgery
+        >>> graph = surgery.record(torch.nn.Linear(4, 3), torch.zeros(2, 4))
+        >>> [node.operation for node in graph.operations]
+        ['aten.t.default', 'aten.addmm.default']
+        >>> graph.leaves[0].spec.shape
+        (2, 3)
+    """
+    tree.check_model(model)
+    return record_graph(model, resolve_example(model, example, registry=registry), train=train)
+
+
+def resolve_example(
+    model: nn.Module, example: Any = None, *, registry: Registry | None = None
+) -> Example:
+    """The example to use: the given one, else the family's, else one that is inferred.
+
+    Args:
+        model: any module.
+        example: what the caller passed, or None.
+        registry: the plugins to ask; those installed, if left out.
+
+    Returns:
+        An example. Inferred ones have their floating tensors on ``meta``.
+
+    Raises:
+        ExampleError: nothing was given and nothing could be inferred.
+    """
+    if example is not None:
+        return Example.of(example)
+    registry = default_registry() if registry is None else registry
+    family = registry.claim(model)
+    known = example_for(family, model) if family is not None else None
+    if known is not None:
+        return known
+
+    def attempt(candidate: Example, train: bool) -> Exception | None:
+        try:
+            record_graph(model, candidate, train=train, operations=False, backends=("meta",))
+        except RecordError as error:
+            if not needs_values(error.__cause__):
+                return error
+            return _attempt_real(model, candidate, train)
+        return None
+
+    return infer_example(model, attempt)
+
+
+def _attempt_real(model: nn.Module, candidate: Example, train: bool) -> Exception | None:
+    try:
+        record_graph(model, candidate, train=train, operations=False, backends=("real",))
+    except RecordError as error:
+        return error
+    return None
