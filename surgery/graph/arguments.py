@@ -69,13 +69,28 @@ def _annotation(parameter: inspect.Parameter) -> str:
 
 def optional_in(text: str, parameters: Parameters, slots: Sequence[Slot]) -> Slot | None:
     """An optional parameter that a message names, and that was left out."""
-    have = {slot.name for slot in slots}
-    words = set(re.findall(r"\w+", text)) - have
+    words = set(re.findall(r"\w+", text))
+    if any(slot.name in words for slot in slots):  # one of several, and it is there
+        return None
     for parameter in parameters:
         # A word as short as "x", or as common as "size", is no request.
         if parameter.name in words and "_" in parameter.name and parameter.default is None:
             return slot_for(parameter)
     return None
+
+
+def optional_inputs(parameters: Parameters, slots: Sequence[Slot]) -> Iterator[Slot]:
+    """Where all is optional: further parameters that by their names are inputs of their own."""
+    if not all(slot.place == "keyword" for slot in slots):
+        return
+    have = {slot.name for slot in slots}
+    found = 0
+    for parameter in parameters:
+        makers = [make for pattern, make in _HINTS if re.search(pattern, parameter.name)]
+        wanted = makers[:1] and makers[0] in (_ids, _pictures, _signals)
+        if wanted and parameter.default is None and parameter.name not in have and found < 3:
+            found += 1
+            yield slot_for(parameter)
 
 
 def options(slot: Slot, index: int, count: int, entries: Sequence[Entry]) -> tuple[Form, ...]:
@@ -141,8 +156,10 @@ def _lists(forms: Sequence[Form], entries: Sequence[Entry]) -> Iterator[Form]:
         branches: dict[str, Form] = {}
         for entry in entries:
             branches.setdefault(".".join(entry.address.split(".")[:depth]), entry.forms[0])
-        if 1 < len(branches) < 9:
-            yield Form(fill="list", items=tuple(branches.values()))
+        firsts = tuple(branches.values())
+        for count in dict.fromkeys((2, 3, len(firsts))):
+            if 1 < count <= len(firsts) < 9:
+                yield Form(fill="list", items=firsts[:count])
     alone = tuple(form for form in forms if form.shape[:1] == (BATCH,) and IMAGE in form.shape)[:1]
     for form in alone:
         yield Form(fill="list", items=(Form(form.shape[1:], dtype=form.dtype),) * 2)

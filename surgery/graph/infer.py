@@ -72,7 +72,7 @@ class Candidate:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Failure:
-    """Why a pass was not good enough, and how many modules had finished until then."""
+    """Why a pass was not good enough, and how far it got: modules begun and modules finished."""
 
     text: str
     progress: int
@@ -152,6 +152,7 @@ class _Search:
         modules = sum(1 for _ in model.modules())
         self.left = max(fewest, min(most, work // (modules + 1)))
         self.tried: dict[tuple[Candidate, bool], Failure | None] = {}
+        self.learnt: dict[str, Size] = {}
         self.spare: Candidate | None = None
 
     def run(self, candidate: Candidate, train: bool = False) -> Failure | None:
@@ -175,6 +176,7 @@ class _Search:
         batch = dict(candidate.sizes).get(BATCH)
         with watch() as seen:
             error = _cause(self.attempt(candidate.example(), train))
+        progress = seen.begun + seen.finished
         if error is not None:
             text = f"{type(error).__name__}: {str(error).strip()}"
             missing = error.args[0] if isinstance(error, KeyError) and error.args else ""
@@ -187,10 +189,10 @@ class _Search:
             if self.spare is None and not train:
                 self.spare = candidate
             text, missing = f"a batch of {batch} came out as {seen.rows}", ""
-            return Failure(text, seen.finished, "", _numbers(text), batch=True)
+            return Failure(text, progress, "", _numbers(text), batch=True)
         else:
             return None
-        return Failure(text, seen.finished, seen.where, _numbers(text), missing, limit=seen.limit)
+        return Failure(text, progress, seen.where, _numbers(text), missing, limit=seen.limit)
 
     def find(self) -> Candidate | None:
         """A guess that runs in eval mode."""
@@ -218,7 +220,7 @@ class _Search:
 
     def _candidate(self, slots: Sequence[Slot], forms: Sequence[Form]) -> Candidate:
         axes = dict.fromkeys(axis for form in forms for axis in form.axes)
-        sizes = tuple((axis, ladder(axis, self.hints)[0]) for axis in axes)
+        sizes = tuple((axis, self.learnt.get(axis, ladder(axis, self.hints)[0])) for axis in axes)
         return Candidate(tuple(slots), tuple(forms), sizes)
 
     def _fill(self, slots: Sequence[Slot], options: list[tuple[Form, ...]]) -> Candidate | None:
@@ -231,24 +233,43 @@ class _Search:
             failure = self.run(candidate)
             if failure is None:
                 return candidate
-            more = self._missing(slots, failure)
-            if more is not None:
-                return self._fill(more, self._options(more))
-            if failure.progress > max(best[0], 0) and not failure.batch:
+            found = self._with_more(candidate, failure, try_others=not order)
+            if found is None and self._worth_refining(failure, order, best[0]):
                 found = self._refine(candidate, failure)
-                if found is not None:
-                    return found
-            failed.append((-failure.progress, order, candidate, failure))
-            if not order and not failure.progress:
+            if found is None and not order:
                 found = self._discover_entries(slots)
-                if found is not None:
-                    return found
+            if found is not None:
+                return found
+            failed.append((-failure.progress, order, candidate, failure))
             if failure.progress > best[0]:
                 best = (failure.progress, forms)
         for _, _, candidate, failure in heapq.nsmallest(_FORMS, failed):
             found = self._refine(candidate, failure)
             if found is not None:
                 return found
+        return None
+
+    def _worth_refining(self, failure: Failure, order: int, best: int) -> bool:
+        if failure.batch:
+            return False
+        own_check = failure.text.startswith(("ValueError", "AssertionError"))
+        return failure.progress > max(best, 1) or (not order and own_check)
+
+    def _with_more(
+        self, candidate: Candidate, failure: Failure, try_others: bool = False
+    ) -> Candidate | None:
+        """The same with one more argument: what the message asks for, or an optional one."""
+        slots = candidate.slots
+        more = self._missing(slots, failure)
+        if more is not None:
+            return self._fill(more, self._options(more))
+        for extra in arguments.optional_inputs(self.parameters, slots) if try_others else ():
+            more = (*slots, extra)
+            options = self._options(more)
+            forms = (*candidate.forms, *(form for form in options[-1][:1]))
+            result = self.run(self._candidate(more, forms))
+            if result is None or result.skeleton != failure.skeleton:
+                return self._fill(more, options)
         return None
 
     def _missing(self, slots: Sequence[Slot], failure: Failure) -> tuple[Slot, ...] | None:
@@ -270,21 +291,24 @@ class _Search:
         for _ in range(6):
             if failure.limit is not None and candidate.limit is None:
                 candidate = dataclasses.replace(candidate, limit=failure.limit)
-                again = self.run(candidate, train)
-                if again is None:
-                    return candidate
-                failure = again
-                continue
-            for axis, _size in candidate.sizes:
-                found = self._along(axis, candidate, failure, train)
-                if found is not None:
-                    break
+                found = candidate, self.run(candidate, train)
             else:
-                return None
+                # Another batch is the last thing to try.
+                axes = sorted((axis for axis, _ in candidate.sizes), key=lambda axis: axis == BATCH)
+                changes = (self._along(axis, candidate, failure, train) for axis in axes)
+                better = next((change for change in changes if change is not None), None)
+                if better is None:
+                    return None
+                found = better
             candidate, next_failure = found
             if next_failure is None:
                 return candidate
             failure = next_failure
+            if not train:
+                self.learnt.update(pair for pair in candidate.sizes if pair[0] != BATCH)
+                filled = self._with_more(candidate, failure)
+                if filled is not None:
+                    return filled
         return None
 
     def _along(
@@ -294,7 +318,8 @@ class _Search:
         here = dict(candidate.sizes)[axis]
         known: dict[Size, Failure] = {here: failure}
         named = [n for n in failure.numbers if 0 < n <= _CEILING.get(axis, 4096)]
-        sizes: list[Size] = [*named] if here in failure.numbers else []
+        free = axis != BATCH and not axis.startswith("channels")
+        sizes: list[Size] = [*named] if free and here in failure.numbers else []
         sizes += ladder(axis, self.hints)
         aimed: set[tuple[int, int]] = set()
         for size in itertools.islice(dict.fromkeys(sizes), _SIZES):
@@ -306,7 +331,7 @@ class _Search:
             if result.text == failure.text:
                 return None  # this axis has nothing to do with it
             known[size] = result
-            for aim in _aims(failure, result):
+            for aim in _aims(failure, result) if free else ():
                 if aim not in aimed and len(aimed) < 4:
                     aimed.add(aim)
                     found = self._bisect(axis, candidate, known, aim, train)

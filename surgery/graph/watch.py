@@ -24,6 +24,7 @@ class Seen:
 
     Attributes:
         finished: how many modules returned something.
+        begun: how many modules were called.
         where: the innermost module that failed, by class and the shapes it was given.
         largest: the largest index that fell outside of an embedding's table, with its
             ``limit``, the number of rows; both None where every index is inside.
@@ -31,6 +32,7 @@ class Seen:
     """
 
     finished: int = 0
+    begun: int = 0
     where: str = ""
     largest: int | None = None
     limit: int | None = None
@@ -54,6 +56,7 @@ class Seen:
         if not self.open:
             self.__init__()  # type: ignore[misc]
         shapes = ", ".join(str(list(tensor.shape)) for _, tensor in tensors(args))
+        self.begun += 1
         self.open.append(f"{type(module).__name__}({shapes})")
         if isinstance(module, (nn.Embedding, nn.EmbeddingBag)) and args:
             self._check_rows(args[0], module.num_embeddings)
