@@ -151,11 +151,11 @@ def _check_model(family: Family, name: str, model: nn.Module, registry: Registry
         held = _check_heads(family, name, model, example, registry)
         if family.stem or family.stages:
             _check_places(family, name, model, example)
-    except ClaimContradictedError:
+    except PluginError:
         raise
     except SurgeryError as error:
         raise contradicted(
-            family, f"{name}: {error}", expected="a model that runs with the family's example"
+            family, f"{name}: {error}", expected=f"a model that runs with {_shown(family)}"
         ) from error
     return held
 
@@ -182,7 +182,10 @@ def _check_heads(
     for head in heads:
         if not any(claim.covers(head.address) for claim in claims):
             raise contradicted(family, f"{name}: {shown}")
-    main = next((head.num_classes for head in heads if head.role == "main"), None)
+    # What a coupled layer makes is no class, even where the graph takes it for a candidate.
+    classes = [claim for claim in claims if claim.role == "main"]
+    mains = (h.num_classes for h in heads if any(claim.covers(h.address) for claim in classes))
+    main = next(mains, None)
     for claim in claims:
         if claim.role == "coupled":
             _check_coupled(family, name, model, claim, main)
@@ -190,6 +193,11 @@ def _check_heads(
         if (value := attribute(model, path)) != main:
             raise contradicted(family, f"{name}: {path} is {value!r}", expected=f"{path} = {main}")
     return {claim.address for claim in claims}
+
+
+def _shown(family: Family) -> str:
+    spec = family.example
+    return f"its example {spec}" if isinstance(spec, tuple) else "its example"
 
 
 def _describe(head: Head) -> str:

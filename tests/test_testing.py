@@ -95,28 +95,23 @@ def test_a_good_family_passes_and_says_what_was_checked():
         ({"sync": ("classes",)}, "classes is None"),
         ({"sync": ("stem.in_features",)}, "stem.in_features is 8"),
         ({"example": (2, 7)}, "(2, 7)"),
-        ({"example": (2, "stem.depth")}, "stem.depth"),
     ],
 )
 def test_what_the_model_contradicts_is_shown(changes: dict[str, object], said: str):
     with pytest.raises(ClaimContradictedError, match="family 'net'") as caught:
         check_family(dataclasses.replace(GOOD, **changes))
-    assert said in str(caught.value) or said.replace(" ", "") in str(caught.value).replace(" ", "")
+    assert said in str(caught.value)
     assert caught.value.expected
     assert caught.value.fix
 
 
-@pytest.mark.parametrize(
-    "heads",
-    [
-        (HeadClaim("late"), *GOOD.heads[1:]),
-        (HeadClaim("classifier", "distillation"), *GOOD.heads[1:]),
-    ],
-)
-def test_a_head_that_the_graph_does_not_show_is_contradicted(heads):
+def test_a_head_that_the_graph_does_not_show_is_contradicted():
+    heads = (HeadClaim("late"), *GOOD.heads[1:])
     family = dataclasses.replace(GOOD, heads=heads, stages=(), stem=())
-    with pytest.raises(ClaimContradictedError, match="family 'net'"):
+    with pytest.raises(ClaimContradictedError, match="family 'net'") as caught:
         check_family(family)
+    assert "late (main)" in caught.value.expected
+    assert "classifier" in caught.value.found
 
 
 def test_a_head_that_no_model_has_is_contradicted():
@@ -129,6 +124,7 @@ def test_a_head_that_no_model_has_is_contradicted():
     [
         (dataclasses.replace(GOOD, catalog={}), None, "nothing to check"),
         (dataclasses.replace(GOOD, example=None), None, "no example"),
+        (dataclasses.replace(GOOD, example=(2, "stem.depth")), None, "'stem.depth'"),
         (dataclasses.replace(GOOD, catalog={"net": f"{__name__}:Gone"}), None, "nothing to call"),
         (
             dataclasses.replace(GOOD, catalog={"net": "no_such_package:Net"}),
@@ -141,6 +137,7 @@ def test_a_head_that_no_model_has_is_contradicted():
 def test_what_cannot_be_checked_is_said(family: Family, models, said: str):
     with pytest.raises(PluginError) as caught:
         check_family(family, models=models)
+    assert not isinstance(caught.value, ClaimContradictedError)
     assert said in str(caught.value)
     assert caught.value.fix
 
