@@ -1,0 +1,333 @@
+"""One tight pass over a model that notes every module and every tensor it holds.
+
+Only numbers, names, dtypes and devices stay behind. Whatever can be worked out from them
+(addresses, sums, rows) is left to ``surgery.parameters``, for when it is asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
+from operator import attrgetter
+from typing import Any, Literal, NamedTuple, TypeAlias
+
+import torch
+from torch import nn
+
+from surgery import tree
+from surgery.wrappers import frozen_in, unwrap
+
+Kind: TypeAlias = Literal["parameter", "buffer", "packed"]
+
+
+class Inventory(NamedTuple):
+    """What the pass leaves behind.
+
+    Modules and tensors are numbered in the order in which they are met first, which is that of
+    ``named_modules`` and ``named_parameters``. Parameters come first, then buffers, then packed
+    weights. Columns of the same length belong together.
+
+    Attributes:
+        types: of each module, the name of its class. Number 0 is the root.
+        edges: every (parent, name, module) in the order of the walk.
+        counts: how many parameters, buffers and packed weights there are.
+        places: of each tensor, the module that holds it first, and its name there.
+        elements: of each tensor, how many numbers it holds.
+        trainable: of each tensor, whether it requires a gradient.
+        dtypes: of each tensor.
+        devices: of each tensor; equal ones are one object.
+        sizes: bytes of the tensors where they are not elements times item size.
+        aliases: further (tensor, module, name) of tensors met before.
+        transient: the buffers that are in no state dict under any of their names.
+        storages: groups of tensors that are views of one storage.
+        plain: (module, name) of tensors hung on a module as plain attributes.
+        unread: (module, name) of packed objects that show no tensors.
+    """
+
+    types: tuple[str, ...]
+    edges: tuple[tuple[int, str, int], ...]
+    counts: tuple[int, int, int]
+    places: tuple[tuple[int, str], ...]
+    elements: tuple[int, ...]
+    trainable: tuple[bool, ...]
+    dtypes: tuple[torch.dtype, ...]
+    devices: tuple[torch.device, ...]
+    sizes: tuple[tuple[int, int], ...]
+    aliases: tuple[tuple[int, int, str], ...]
+    transient: frozenset[int]
+    storages: tuple[tuple[int, ...], ...]
+    plain: tuple[tuple[int, str], ...]
+    unread: tuple[tuple[int, str], ...]
+
+    @property
+    def kinds(self) -> Iterator[Kind]:
+        """Of each tensor, what it is."""
+        names: tuple[Kind, Kind, Kind] = ("parameter", "buffer", "packed")
+        for kind, count in zip(names, self.counts, strict=True):
+            for _ in range(count):
+                yield kind
+
+
+@dataclass(slots=True)
+class _Held:
+    """Tensors by identity, each with every place that holds it, the first one first."""
+
+    tensors: dict[Any, torch.Tensor] = field(default_factory=dict)
+    places: list[tuple[int, str]] = field(default_factory=list)
+    again: list[tuple[Any, int, str]] = field(default_factory=list)
+
+    def add(self, key: Any, tensor: torch.Tensor, module: int, name: str) -> None:
+        if key in self.tensors:
+            self.again.append((key, module, name))
+        else:
+            self.tensors[key] = tensor
+            self.places.append((module, name))
+
+
+@dataclass(slots=True)
+class _Pass:
+    """What the pass fills."""
+
+    types: list[str] = field(default_factory=list)
+    edges: list[tuple[int, str, int]] = field(default_factory=list)
+    parameters: _Held = field(default_factory=_Held)
+    buffers: _Held = field(default_factory=_Held)
+    transient: list[tuple[int, str]] = field(default_factory=list)
+    telling: list[tuple[int, nn.Module]] = field(default_factory=list)
+
+
+_PLAIN = frozenset({nn.Parameter, torch.Tensor})
+_TELLING = frozenset({torch.Tensor, nn.Parameter, torch.ScriptObject})
+# An id that costs no Python object; the public way makes one for each storage.
+_storage_id: Any = getattr(torch._C, "_storage_id", None) or (
+    lambda tensor: tensor.untyped_storage()._cdata
+)
+
+
+def take_inventory(model: nn.Module) -> Inventory:
+    """Note every module and every tensor of a model, each once, wrappers passed through.
+
+    Raises:
+        UnsupportedModelError: the model is no module, lazy, scripted or exported.
+    """
+    if not isinstance(model, nn.Module):
+        tree.check_model(model)
+    seen = _pass_over(model)
+    _parameters_win(seen)
+    packed, plain, unread = _look_closer(seen)
+    held = (seen.parameters, seen.buffers, packed)
+    tensors = list(chain.from_iterable(part.tensors.values() for part in held))
+    counts = (len(seen.parameters.tensors), len(seen.buffers.tensors), len(packed.tensors))
+    ordinary = _PLAIN.issuperset(map(type, tensors))
+    if not ordinary or any(not name or "." in name for _, name, _ in seen.edges):
+        # Lazy tensors are of another type, and tree has the errors for them and for such names.
+        tree.check_model(model)
+    try:
+        storages = list(map(_storage_id, tensors))
+    except NotImplementedError:
+        ordinary = False
+        storages = [_storage(tensor) for tensor in tensors]
+    return Inventory(
+        tuple(seen.types),
+        tuple(seen.edges),
+        counts,
+        (*seen.parameters.places, *seen.buffers.places, *packed.places),
+        tuple(map(torch.Tensor.numel, tensors)),
+        tuple(map(attrgetter("requires_grad"), tensors)),
+        tuple(map(attrgetter("dtype"), tensors)),
+        _devices(tensors),
+        () if ordinary else tuple(_sizes(tensors)),
+        tuple(_aliases(held)),
+        frozenset(_transient(seen)) if seen.transient else frozenset(),
+        _groups(storages[: counts[0] + counts[1]]),
+        tuple(plain),
+        tuple(unread),
+    )
+
+
+def _pass_over(model: nn.Module) -> _Pass:
+    """The pass itself: inlined, because a call for each tensor would double its time."""
+    seen = _Pass()
+    known: dict[type, tuple[str, int]] = {}
+    modules: dict[int, int] = {}
+    types, edges = seen.types, seen.edges
+    parameters, places = seen.parameters.tensors, seen.parameters.places
+    buffers, buffer_places = seen.buffers.tensors, seen.buffers.places
+    stack: list[tuple[int, str, nn.Module]] = [(-1, "", model)]
+    while stack:
+        parent, name, module = stack.pop()
+        usual = known.get(type(module))
+        if usual is None:
+            module = unwrap(module)
+            usual = known[type(module)] = _first_sight(module, model)
+        number = modules.get(id(module))
+        if number is not None:
+            edges.append((parent, name, number))
+            continue
+        number = modules[id(module)] = len(types)
+        types.append(usual[0])
+        edges.append((parent, name, number))
+        state = module.__dict__
+        for name, tensor in state["_parameters"].items():
+            if tensor is not None:
+                if id(tensor) in parameters:
+                    seen.parameters.again.append((id(tensor), number, name))
+                else:
+                    parameters[id(tensor)] = tensor
+                    places.append((number, name))
+        if state["_buffers"]:
+            for name, tensor in state["_buffers"].items():
+                if tensor is not None:
+                    if id(tensor) in buffers:
+                        seen.buffers.again.append((id(tensor), number, name))
+                    else:
+                        buffers[id(tensor)] = tensor
+                        buffer_places.append((number, name))
+            for name in state["_non_persistent_buffers_set"]:
+                seen.transient.append((number, name))
+        if len(state) != usual[1] and not _TELLING.isdisjoint(map(type, state.values())):
+            seen.telling.append((number, module))
+        if state["_modules"]:
+            for name, child in reversed(state["_modules"].items()):
+                if child is not None:
+                    stack.append((number, name, child))
+    del edges[0]
+    return seen
+
+
+def _first_sight(module: nn.Module, model: nn.Module) -> tuple[str, int]:
+    """The name of a module's class, and how many attributes an ordinary instance has.
+
+    The layers of torch keep no tensors as plain attributes of their own: where one has as many
+    attributes as the first of its class, nothing was hung on it, and looking costs a third of
+    the pass. Of other classes nothing is presumed (-1).
+    """
+    cls = type(module)
+    if frozen_in(module):
+        tree.check_model(model)
+    ordinary = cls.__module__.startswith("torch.nn.modules.") and _TELLING.isdisjoint(
+        map(type, module.__dict__.values())
+    )
+    return cls.__name__, len(module.__dict__) if ordinary else -1
+
+
+def _parameters_win(seen: _Pass) -> None:
+    """What is a parameter anywhere counts as one, also where it is registered as a buffer."""
+    both = seen.buffers.tensors.keys() & seen.parameters.tensors.keys()
+    if both:
+        buffers = _Held()
+        for (key, tensor), place in zip(
+            seen.buffers.tensors.items(), seen.buffers.places, strict=True
+        ):
+            (seen.parameters if key in both else buffers).add(key, tensor, *place)
+        for again in seen.buffers.again:
+            held = seen.parameters if again[0] in both else buffers
+            held.again.append(again)
+        seen.buffers = buffers
+
+
+def _look_closer(seen: _Pass) -> tuple[_Held, list[tuple[int, str]], list[tuple[int, str]]]:
+    """Packed weights, plain tensors and packed objects that cannot be read."""
+    packed = _Held()
+    plain: list[tuple[int, str]] = []
+    unread: list[tuple[int, str]] = []
+    for number, module in seen.telling:
+        for name, value in module.__dict__.items():
+            if isinstance(value, torch.Tensor):
+                key = id(value)
+                if key not in seen.parameters.tensors and key not in seen.buffers.tensors:
+                    plain.append((number, name))
+            elif isinstance(value, torch.ScriptObject):
+                inside = tuple(_packed_tensors(value))
+                for position, tensor in enumerate(inside):
+                    packed.add((id(value), position), tensor.detach(), number, name)
+                if not inside:
+                    unread.append((number, name))
+    return packed, plain, unread
+
+
+def _packed_tensors(value: object) -> Iterator[torch.Tensor]:
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, tuple | list):
+        for item in value:
+            yield from _packed_tensors(item)
+    elif isinstance(value, torch.ScriptObject):
+        # Layers unpack; the cells of a recurrent layer only show their state.
+        for reader in ("unpack", "__getstate__"):
+            try:
+                shown = getattr(value, reader)()
+            except (AttributeError, RuntimeError):
+                continue
+            yield from _packed_tensors(shown)
+            return
+
+
+def _aliases(held: Sequence[_Held]) -> Iterator[tuple[int, int, str]]:
+    before = 0
+    for part in held:
+        if part.again:
+            positions = {key: before + number for number, key in enumerate(part.tensors)}
+            for key, module, name in part.again:
+                yield positions[key], module, name
+        before += len(part.tensors)
+
+
+def _transient(seen: _Pass) -> Iterator[int]:
+    """Buffers of which no name is in the state dict."""
+    names: dict[Any, list[tuple[int, str]]] = {}
+    for key, place in zip(seen.buffers.tensors, seen.buffers.places, strict=True):
+        names[key] = [place]
+    for key, module, name in seen.buffers.again:
+        names[key].append((module, name))
+    transient = set(seen.transient)
+    for number, places in enumerate(names.values(), start=len(seen.parameters.tensors)):
+        if transient.issuperset(places):
+            yield number
+
+
+def _devices(tensors: Sequence[torch.Tensor]) -> tuple[torch.device, ...]:
+    devices = list(map(attrgetter("device"), tensors))
+    if devices and devices.count(devices[0]) == len(devices):
+        return (devices[0],) * len(devices)
+    one = {device: device for device in devices}
+    return tuple(map(one.__getitem__, devices))
+
+
+def _groups(storages: Sequence[object]) -> tuple[tuple[int, ...], ...]:
+    """Tensors that are views of one storage, by number."""
+    if len(set(storages)) == len(storages):
+        return ()
+    groups: dict[object, list[int]] = {}
+    for number, storage in enumerate(storages):
+        groups.setdefault(storage, []).append(number)
+    return tuple(tuple(group) for group in groups.values() if len(group) > 1)
+
+
+def _storage(tensor: torch.Tensor) -> object:
+    try:
+        return _storage_id(tensor)
+    except NotImplementedError:
+        return ("sparse or opaque", id(tensor))
+
+
+def _sizes(tensors: Sequence[torch.Tensor]) -> Iterator[tuple[int, int]]:
+    """Bytes of sparse tensors, and of tensor subclasses that are made of others."""
+    for number, tensor in enumerate(tensors):
+        parts = _parts(tensor.detach() if tensor.layout != torch.strided else tensor)
+        if parts:
+            yield number, sum(part.numel() * part.element_size() for part in parts)
+
+
+def _parts(tensor: torch.Tensor) -> list[torch.Tensor]:
+    flatten = getattr(tensor, "__tensor_flatten__", None)
+    if flatten is not None:
+        return [getattr(tensor, name) for name in flatten()[0]]
+    if tensor.layout == torch.sparse_coo:
+        return [tensor._indices(), tensor._values()]
+    if tensor.layout in (torch.sparse_csr, torch.sparse_bsr):
+        return [tensor.crow_indices(), tensor.col_indices(), tensor.values()]
+    if tensor.layout in (torch.sparse_csc, torch.sparse_bsc):
+        return [tensor.ccol_indices(), tensor.row_indices(), tensor.values()]
+    return []

@@ -1,0 +1,120 @@
+"""What a report is, and the table of what becomes one.
+
+    @describe.register
+    def _(graph: Graph) -> Report:
+        return Report("graph", "Graph", facts=(...), tables=(...), notes=graph.blind_spots)
+
+is all it takes to give a value a text and a JSON form.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import singledispatch
+from typing import Literal, TypeAlias
+
+from surgery.errors import ArgumentError
+
+Value: TypeAlias = str | int | float | bool | tuple[str, ...] | None
+
+# How a value is written for people: a share is 0 to 1, an address is shortened below its parent.
+Unit: TypeAlias = Literal["text", "count", "bytes", "share", "address"]
+
+# Where it is written: everywhere, in a text only where it is not zero throughout, or in JSON only.
+Presence: TypeAlias = Literal["always", "where any", "data"]
+
+
+@dataclass(frozen=True, slots=True)
+class Fact:
+    """One thing that is so: a key for programs, a label for people, and the value."""
+
+    key: str
+    label: str
+    value: Value
+    unit: Unit = "text"
+    presence: Presence = "always"
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """What the values in one column of a table are."""
+
+    key: str
+    label: str
+    unit: Unit = "text"
+    presence: Presence = "always"
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Rows of values, flat or as a tree.
+
+    Attributes:
+        key: its name in JSON.
+        title: its heading in a text.
+        columns: one for each value of a row.
+        rows: the values, raw: numbers are not formatted, names are not escaped.
+        levels: of each row, how deep it is in the tree; empty for a flat table.
+    """
+
+    key: str
+    title: str
+    columns: tuple[Column, ...]
+    rows: tuple[tuple[Value, ...], ...]
+    levels: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """A value as facts, tables and notes, ready to be lowered to any form.
+
+    It is complete: a lowering leaves out (rows that are too deep, columns of zeros), and says so.
+
+    Attributes:
+        kind: what it reports on, for programs: ``audit``.
+        title: the same for people.
+        facts: what is so.
+        tables: what there are many of.
+        notes: sentences: blind spots, what was left out and why.
+    """
+
+    kind: str
+    title: str
+    facts: tuple[Fact, ...] = ()
+    tables: tuple[Table, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+@singledispatch
+def describe(value: object) -> Report:
+    """Make a report of a value, by its type.
+
+    Args:
+        value: a report, or anything that a file of ``surgery.reports`` registers.
+
+    Returns:
+        The report.
+
+    Raises:
+        ArgumentError: nothing is registered for this type.
+
+    Example:
+        >>> import torch, surgery
+        >>> import surgery.reports
+        >>> from surgery.reports.report import describe
+        >>> describe(surgery.audit(torch.nn.Linear(2, 2))).facts[0]
+        Fact(key='total', label='parameters', value=6, unit='count', presence='always')
+    """
+    names = sorted(kind.__name__ for kind in describe.registry if kind is not object)
+    raise ArgumentError(
+        "nobody has said how to report on this",
+        where="value",
+        expected=" or ".join(names),
+        found=type(value).__name__,
+        fix="@surgery.reports.report.describe.register on a function that returns a Report",
+    )
+
+
+@describe.register
+def _(report: Report) -> Report:
+    return report
