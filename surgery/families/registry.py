@@ -131,7 +131,7 @@ class Registry:
         for name, entry_point in named.items():
             distribution = entry_point.dist.name if entry_point.dist else ""
             reasons = {name, entry_point.name, distribution, f"{distribution}:{entry_point.name}"}
-            if reasons & set(disabled):
+            if reasons & set(disabled) - {""}:
                 unused -= reasons
                 left_out.append(name)
                 continue

@@ -7,6 +7,7 @@ import torch
 import torchvision
 from surgery_plugins import resnet
 from torchvision.models import get_model_builder, list_models
+from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
 from surgery.families.registry import Registry
 from surgery.testing import check_family
@@ -14,6 +15,13 @@ from surgery.testing import check_family
 FAMILY = resnet.FAMILY
 
 
+def test_the_family_keeps_its_word_on_one_model_of_each_sort():
+    names = ("resnet18", "resnet50", "resnext50_32x4d", "wide_resnet50_2")
+    models = {name: get_model_builder(name) for name in names}
+    assert check_family(FAMILY, models=models) == names
+
+
+@pytest.mark.slow
 def test_the_family_keeps_its_word():
     assert check_family(FAMILY) == tuple(FAMILY.catalog)
 
@@ -39,20 +47,19 @@ def test_a_backbone_that_only_holds_its_layers_is_not_claimed():
     assert Registry.of(FAMILY).claim(model.backbone) is None
 
 
-@pytest.mark.parametrize(
-    ("depths", "name"), [((2, 2, 2, 2), "resnet18"), ((3, 4, 6, 3), "resnet50")]
-)
-def test_weights_in_the_names_of_transformers_give_the_same_output(depths, name: str):
+@pytest.mark.parametrize(("block", "layer"), [(BasicBlock, "basic"), (Bottleneck, "bottleneck")])
+def test_weights_in_the_names_of_transformers_give_the_same_output(block: type, layer: str):
     transformers = pytest.importorskip("transformers")
-    basic = name == "resnet18"
+    depths = [1, 2, 1, 1]
     config = transformers.ResNetConfig(
         depths=depths,
-        hidden_sizes=[64, 128, 256, 512] if basic else [256, 512, 1024, 2048],
-        layer_type="basic" if basic else "bottleneck",
+        hidden_sizes=[block.expansion * width for width in (64, 128, 256, 512)],
+        layer_type=layer,
         num_labels=7,
     )
     donor = transformers.ResNetForImageClassification(config).eval()
-    model = getattr(torchvision.models, name)(num_classes=7).eval()
+    with torch.device("meta"):
+        model = ResNet(block, depths, num_classes=7).eval()
 
     renamed = {}
     for key, tensor in donor.state_dict().items():
@@ -60,7 +67,7 @@ def test_weights_in_the_names_of_transformers_give_the_same_output(depths, name:
             key = re.sub(pattern, replacement, key)
         renamed[key] = tensor
     assert len(renamed) == len(donor.state_dict())
-    model.load_state_dict(renamed, strict=True)
+    model.load_state_dict(renamed, strict=True, assign=True)
     image = torch.randn(1, 3, 64, 64)
     with torch.no_grad():
         assert torch.allclose(model(image), donor(image).logits, atol=1e-4)
