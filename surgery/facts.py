@@ -39,6 +39,10 @@ CONFIGURATIONS = frozenset(
     {"config", "cfg", "conf", "configuration", "hparams", "args", "opt", "options", "params"}
 )
 
+# Skipped before anything else is asked of it: models have many modules.
+_MODULE_STATE = frozenset(nn.Module().__dict__)
+_NO_CONFIGURATION = (int, float, str, type(None), type, torch.Tensor, nn.Module)
+
 FactKind: TypeAlias = Literal["count", "names", "mapping"]
 
 
@@ -92,29 +96,33 @@ def find_facts(model: nn.Module) -> tuple[Fact, ...]:
 
 def _of_module(module: nn.Module) -> Iterator[tuple[str, FactKind, int]]:
     for name, value in list(module.__dict__.items()):
+        if name in _MODULE_STATE:
+            continue
         yield from _fact(name, value)
         if _is_configuration(name, value):
             for inner, item in members(value).items():
                 for path, kind, classes in _fact(inner, item):
                     yield f"{name}.{path}", kind, classes
-    for name in COUNTS:
-        if isinstance(inspect.getattr_static(type(module), name, None), property):
-            yield from _fact(name, _read(module, name))
+    for name in _properties(type(module)):
+        yield from _fact(name, _read(module, name))
 
 
 def _fact(name: str, value: Any) -> Iterator[tuple[str, FactKind, int]]:
-    if name in COUNTS or name == "classes":
-        if type(value) is int and value > 0:
-            yield name, "count", value
-    if name in NAMES and isinstance(value, list | tuple) and value:
-        if all(isinstance(item, str) for item in value):
-            yield name, "names", len(value)
+    if (name in COUNTS or name == "classes") and type(value) is int and value > 0:
+        yield name, "count", value
+    if name in NAMES and _are_names(value):
+        yield name, "names", len(value)
     if name in MAPPINGS and isinstance(value, Mapping) and value:
         yield name, "mapping", len(value)
 
 
+def _are_names(value: Any) -> bool:
+    is_list = isinstance(value, list | tuple) and len(value) > 0
+    return is_list and all(isinstance(item, str) for item in value)
+
+
 def _is_configuration(name: str, value: Any) -> bool:
-    if value is None or isinstance(value, nn.Module | torch.Tensor | type):
+    if isinstance(value, _NO_CONFIGURATION):
         return False
     bare = name.strip("_").lower()
     return any(bare == known or bare.endswith(f"_{known}") for known in CONFIGURATIONS)
@@ -130,10 +138,17 @@ def members(value: Any) -> dict[str, Any]:
     if isinstance(value, tuple) and hasattr(value, "_fields"):
         return dict(zip(value._fields, value, strict=True))
     held = dict(getattr(value, "__dict__", {}))
-    for name in COUNTS:
-        if isinstance(inspect.getattr_static(type(value), name, None), property):
-            held[name] = _read(value, name)
+    for name in _properties(type(value)):
+        held[name] = _read(value, name)
     return held
+
+
+def _properties(owner: type) -> list[str]:
+    """The names of counts that a class gives by a property."""
+    # Asked of every module: a look into each class's own names is the quickest way to no.
+    held = [base.__dict__ for base in owner.__mro__]
+    names = {name for name in COUNTS for names in held if name in names}
+    return [n for n in sorted(names) if isinstance(inspect.getattr_static(owner, n), property)]
 
 
 def _read(owner: Any, name: str) -> Any:

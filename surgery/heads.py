@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
@@ -116,9 +115,7 @@ class Heads(tuple[Head, ...]):
         return f"Heads({tuple(self)!r}, ending={self.ending!r})"
 
 
-def find_heads(
-    model: nn.Module, example: Any = None, *, registry: Registry | None = None
-) -> Heads:
+def find_heads(model: nn.Module, example: Any = None, *, registry: Registry | None = None) -> Heads:
     """Find the layers that make the class outputs of a model.
 
     Walks back from every output, in eval and in train mode, to the nearest operations that mix
@@ -142,7 +139,8 @@ def find_heads(
 
     Example:
         >>> import torch, surgery
-        >>> model = torch.nn.Sequential(torch.nn.Linear(8, 16), torch.nn.ReLU(), torch.nn.Linear(16, 5))
+        >>> first, last = torch.nn.Linear(8, 16), torch.nn.Linear(16, 5)
+        >>> model = torch.nn.Sequential(first, torch.nn.ReLU(), last)
         >>> head = surgery.find_heads(model, torch.zeros(2, 8))[0]
         >>> head.address, head.kind, head.in_features, head.num_classes, head.corroborated
         ('2', 'linear', 16, 5, False)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import nn
 
 from surgery import tree
@@ -94,9 +93,10 @@ def _common_prefix(addresses: list[str]) -> str:
 def _is_layer(module: nn.Module, sources: list[Node], address: str) -> bool:
     """Whether a module is nothing but the layer: no layers inside, no other weights."""
     for name, child in module._modules.items():
-        if child is not None and name != "parametrizations":
-            if any(True for _ in child.parameters()):
-                return False
+        if child is None or name == "parametrizations":
+            continue
+        if any(True for _ in child.parameters()):
+            return False
     used = {place for source in sources for place in source.addresses}
     others = [
         name
@@ -119,5 +119,3 @@ def _tied(graph: Graph, mixing: Mixing, sources: list[Node], owner: str) -> tupl
     if used and not elsewhere:
         return tuple(source.addresses[0] for source in sources)
     return tuple(elsewhere) if used else ()
-
-

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
@@ -15,7 +15,7 @@ from surgery.families.family import HeadClaim, HeadRole, contradicted
 from surgery.families.registry import Registry, default_registry
 from surgery.graph.axes import Track, follow
 from surgery.graph.example import Example
-from surgery.graph.graph import Graph, Leaf, Node
+from surgery.graph.graph import Graph, Leaf
 from surgery.graph.record import record_graph
 from surgery.graph.skeleton import is_floating
 from surgery.graph.walk import Mixing, ancestors, feeding, frontier, weight_sources
@@ -68,9 +68,7 @@ class Survey:
     blind_spots: tuple[str, ...]
 
 
-def survey(
-    model: nn.Module, example: Any = None, *, registry: Registry | None = None
-) -> Survey:
+def survey(model: nn.Module, example: Any = None, *, registry: Registry | None = None) -> Survey:
     """Record a model in both modes and find its heads.
 
     Args:
@@ -102,9 +100,7 @@ def survey(
                 found.setdefault(owner.address, []).append((owner, site))
     heads = [_head(places, facts, claims) for places in found.values()]
     heads = _checked(model, index, registry, heads, claims)
-    sites_by_head = {
-        head.address: tuple(site for _, site in found[head.address]) for head in heads
-    }
+    sites_by_head = {head.address: tuple(site for _, site in found[head.address]) for head in heads}
     text = "; ".join(dict.fromkeys(endings.values())) or "no output holds a tensor"
     return Survey(resolved, graphs, Heads(tuple(heads), text), sites_by_head, facts, tuple(spots))
 
@@ -204,7 +200,9 @@ def _head(
         modes = outputs.setdefault(key, [])
         if site.mode not in modes:
             modes.append(site.mode)
-    evidence = [Evidence("graph", f"the nearest layer behind {first.leaf.path} that mixes features")]
+    evidence = [
+        Evidence("graph", f"the last layer to mix features on the way to {first.leaf.path}")
+    ]
     role: HeadRole = "aux" if all(_is_auxiliary(site, sites) for site in sites) else "main"
     for address, claim, family in claims:
         if claim.role != "coupled" and _covers(address, owner):

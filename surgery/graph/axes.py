@@ -214,22 +214,25 @@ def _transpose(
     node: Node, position: int, axis: int, before: tuple[int, ...], after: tuple[int, ...]
 ) -> int | None:
     rank = len(before)
-    first, second = (0, 1) if len(node.arguments) < 3 else node.arguments[1:3]
     if rank < 2:
         return axis
-    return {first % rank: second % rank, second % rank: first % rank}.get(axis, axis)
+    first, second = (0, 1) if len(node.arguments) < 3 else node.arguments[1:3]
+    swapped: dict[int, int] = {first % rank: second % rank, second % rank: first % rank}
+    return swapped.get(axis, axis)
 
 
 def _permute(
     node: Node, position: int, axis: int, before: tuple[int, ...], after: tuple[int, ...]
 ) -> int | None:
-    return [dim % len(before) for dim in node.arguments[1]].index(axis)
+    dims: tuple[int, ...] = node.arguments[1]
+    return [dim % len(before) for dim in dims].index(axis)
 
 
 def _unsqueeze(
     node: Node, position: int, axis: int, before: tuple[int, ...], after: tuple[int, ...]
 ) -> int | None:
-    return axis + 1 if node.arguments[1] % len(after) <= axis else axis
+    dim: int = node.arguments[1] % len(after)
+    return axis + 1 if dim <= axis else axis
 
 
 def _squeeze(

@@ -227,9 +227,7 @@ def _summed_product(graph: Graph, node: Node) -> Mixing | None:
             ]
             axis = lined[-1] if lined else len(out)
             features = out[axis] if axis < len(out) else 1
-            return Mixing(
-                node.index, weights[0], Ref(node.index), axis, features, inner[place]
-            )
+            return Mixing(node.index, weights[0], Ref(node.index), axis, features, inner[place])
     return None
 
 
