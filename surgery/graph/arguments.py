@@ -93,7 +93,9 @@ def optional_inputs(parameters: Parameters, slots: Sequence[Slot]) -> Iterator[S
             yield slot_for(parameter)
 
 
-def options(slot: Slot, index: int, count: int, entries: Sequence[Entry]) -> tuple[Form, ...]:
+def options(
+    slot: Slot, index: int, count: int, entries: Sequence[Entry], keys: Sequence[str] = ()
+) -> tuple[Form, ...]:
     """The forms an argument may have, most plausible first.
 
     Args:
@@ -101,7 +103,11 @@ def options(slot: Slot, index: int, count: int, entries: Sequence[Entry]) -> tup
         index: its place among the arguments to fill.
         count: how many there are.
         entries: the layers that could take it.
+        keys: what a text could choose between: the names in the model's dicts of modules.
     """
+    texts = tuple(Form(fill="value", value=key) for key in keys[:8])
+    if slot.annotation == "str" and texts:
+        return texts
     scalar = _SCALARS.get(slot.annotation)
     if scalar is not None:
         return (Form(fill="value", value=scalar),)
@@ -110,7 +116,8 @@ def options(slot: Slot, index: int, count: int, entries: Sequence[Entry]) -> tup
     lists = list(_lists(forms, entries))
     as_list = re.search(r"\b(list|sequence|iterable|tuple)\b", slot.annotation.lower())
     found += [*lists, *forms] if as_list else [*forms[:8], *lists, *forms[8:]]
-    return tuple(dict.fromkeys((*found, *_ANYTHING)))
+    others = texts if count > 1 else ()
+    return tuple(dict.fromkeys((*found[:12], *others, *found[12:], *_ANYTHING)))
 
 
 # For what has no layer that could tell: functions of tensors, and tables that are indexed.

@@ -158,6 +158,18 @@ def size_hints(model: nn.Module) -> dict[str, tuple[Size, ...]]:
     return {axis: tuple(dict.fromkeys(sizes)) for axis, sizes in found.items()}
 
 
+def module_keys(model: nn.Module) -> tuple[str, ...]:
+    """The keys of every ``nn.ModuleDict``, which a forward may be asked to choose from."""
+    return tuple(
+        dict.fromkeys(
+            key
+            for _, module in tree.walk(model)
+            if isinstance(module, nn.ModuleDict)
+            for key in module
+        )
+    )
+
+
 def _collect(values: Mapping[Any, Any], found: dict[str, list[Size]]) -> None:
     for axis, names in _SIZE_NAMES.items():
         for name in names.intersection(values):

@@ -15,13 +15,13 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TypeAlias
 
-import torch
 from torch import nn
 
 from surgery import tree
 from surgery.errors import ExampleError, SurgeryError
 from surgery.graph import arguments
 from surgery.graph.arguments import Slot
+from surgery.graph.candidate import Candidate, Failure
 from surgery.graph.example import Example
 from surgery.graph.forms import (
     BATCH,
@@ -32,9 +32,9 @@ from surgery.graph.forms import (
     Size,
     entries,
     ladder,
+    module_keys,
     size_hints,
 )
-from surgery.graph.structure import tensors
 from surgery.graph.watch import watch
 
 Attempt: TypeAlias = Callable[[Example, bool], "Exception | None"]
@@ -43,49 +43,6 @@ Attempt: TypeAlias = Callable[[Example, bool], "Exception | None"]
 _PASSES = (60, 400, 24_000)
 _SIZES, _FORMS, _COMBINATIONS = 10, 24, 120
 _CEILING = {IMAGE: 2048, SIGNAL: 1 << 17}
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Candidate:
-    """A guess: a form for every slot, and a size for every axis that the forms leave free."""
-
-    slots: tuple[Slot, ...]
-    forms: tuple[Form, ...]
-    sizes: tuple[tuple[str, Size], ...]
-    limit: int | None = None
-
-    def at(self, axis: str, size: Size) -> Candidate:
-        """The same guess with another size along one axis."""
-        sizes = tuple((name, size if name == axis else old) for name, old in self.sizes)
-        return dataclasses.replace(self, sizes=sizes)
-
-    def example(self) -> Example:
-        """The arguments it stands for."""
-        sizes = dict(self.sizes)
-        values = [form.build(sizes, self.limit) for form in self.forms]
-        filled = list(zip(self.slots, values, strict=True))
-        args = [value for slot, value in filled if slot.place == "positional"]
-        entry = {slot.name: value for slot, value in filled if slot.place == "entry"}
-        keywords = {slot.name: value for slot, value in filled if slot.place == "keyword"}
-        return Example((entry, *args) if entry else tuple(args), keywords)
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Failure:
-    """Why a pass was not good enough, and how far it got: modules begun and modules finished."""
-
-    text: str
-    progress: int
-    where: str
-    numbers: tuple[int, ...]
-    missing: str = ""
-    batch: bool = False
-    limit: int | None = None
-
-    @property
-    def skeleton(self) -> str:
-        """The message without its numbers."""
-        return re.sub(r"\d+", "#", self.text)
 
 
 class _SpentError(Exception):
@@ -148,6 +105,7 @@ class _Search:
         self.parameters = arguments.parameters_of(model)
         self.entries = entries(model)
         self.hints = size_hints(model)
+        self.keys = module_keys(model)
         fewest, most, work = _PASSES
         modules = sum(1 for _ in model.modules())
         self.left = max(fewest, min(most, work // (modules + 1)))
@@ -189,10 +147,10 @@ class _Search:
             if self.spare is None and not train:
                 self.spare = candidate
             text, missing = f"a batch of {batch} came out as {seen.rows}", ""
-            return Failure(text, progress, "", _numbers(text), batch=True)
+            return Failure(text, progress, "", batch=True)
         else:
             return None
-        return Failure(text, progress, seen.where, _numbers(text), missing, limit=seen.limit)
+        return Failure(text, progress, seen.where, missing, limit=seen.limit)
 
     def find(self) -> Candidate | None:
         """A guess that runs in eval mode."""
@@ -214,7 +172,7 @@ class _Search:
 
     def _options(self, slots: Sequence[Slot]) -> list[tuple[Form, ...]]:
         return [
-            arguments.options(slot, index, len(slots), self.entries)[:_FORMS]
+            arguments.options(slot, index, len(slots), self.entries, self.keys)[:_FORMS]
             for index, slot in enumerate(slots)
         ]
 
@@ -236,7 +194,7 @@ class _Search:
             found = self._with_more(candidate, failure, try_others=not order)
             if found is None and self._worth_refining(failure, order, best[0]):
                 found = self._refine(candidate, failure)
-            if found is None and not order:
+            if found is None and order == 5:
                 found = self._discover_entries(slots)
             if found is not None:
                 return found
@@ -268,7 +226,8 @@ class _Search:
             options = self._options(more)
             forms = (*candidate.forms, *(form for form in options[-1][:1]))
             result = self.run(self._candidate(more, forms))
-            if result is None or result.skeleton != failure.skeleton:
+            further = result is None or result.progress > failure.progress
+            if further and (result is None or result.skeleton != failure.skeleton):
                 return self._fill(more, options)
         return None
 
@@ -281,6 +240,13 @@ class _Search:
                 return (*slots, Slot(failure.missing, "entry"))
             if takes_any:
                 return (*slots, Slot(failure.missing, "keyword"))
+        if any(p.kind is p.VAR_POSITIONAL for p in self.parameters) and len(slots) == 1:
+            short = re.search(
+                r"missing (\d) required positional|expected (\d), got 1", failure.text
+            )
+            if short is not None:
+                count = int(short[1]) + 1 if short[1] else int(short[2])
+                return tuple(Slot(f"{slots[0].name} {index}") for index in range(count))
         asked = arguments.optional_in(failure.text, self.parameters, slots)
         return None if asked is None else (*slots, asked)
 
@@ -388,10 +354,6 @@ def _cause(error: Exception | None) -> Exception | None:
     return error
 
 
-def _numbers(text: str) -> tuple[int, ...]:
-    return tuple(int(number[:18]) for number in re.findall(r"\d+", text))
-
-
 def _aims(first: Failure, second: Failure) -> Iterator[tuple[int, int]]:
     """Which number of the message moves with the size, and where it may have to go.
 
@@ -449,8 +411,8 @@ def _error(search: _Search) -> ExampleError:
         furthest = max(tried, key=lambda item: item[1].progress)
         for candidate, failure in dict.fromkeys((tried[0], furthest)):
             place = f"\n  in {failure.where}" if failure.where else ""
-            told.append(f"{_shown(candidate)}: {failure.text[:300]}{place}")
-        code = _as_code(furthest[0]) or code
+            told.append(f"{candidate.shown()}: {failure.text[:300]}{place}")
+        code = furthest[0].as_code() or code
     more = len(tried) - len(told)
     told += [f"and {more} more"] if more > 0 else []
     signature = ", ".join(str(parameter) for parameter in search.parameters)
@@ -461,39 +423,3 @@ def _error(search: _Search) -> ExampleError:
         found="\n".join(told) or "nothing to try: no layer says what the model takes",
         fix=f"pass your own, for instance surgery.record(model, example={code})",
     )
-
-
-def _shown(candidate: Candidate) -> str:
-    example = candidate.example()
-    parts = [
-        f"{path} {str(tensor.dtype).removeprefix('torch.')}{list(tensor.shape)}"
-        for path, tensor in (*tensors(example.args, "args"), *tensors(example.kwargs, "kwargs"))
-    ]
-    return ", ".join(parts) or "no tensors"
-
-
-def _as_code(candidate: Candidate) -> str:
-    """A guess as a user would write it."""
-    sizes = dict(candidate.sizes)
-    values = {
-        slot.name: _value_as_code(form.build(sizes)) if form.fill != "value" else repr(form.value)
-        for slot, form in zip(candidate.slots, candidate.forms, strict=True)
-    }
-    if len(values) == 1 and candidate.slots[0].place == "positional":
-        [value] = values.values()
-        return value if value.startswith("torch.") else f"({value},)"
-    if all(slot.place == "positional" for slot in candidate.slots):
-        return f"({', '.join(values.values())})" if values else ""
-    inside = ", ".join(f"{name!r}: {value}" for name, value in values.items())
-    entry = any(slot.place == "entry" for slot in candidate.slots)
-    return f"({{{inside}}},)" if entry else f"{{{inside}}}"
-
-
-def _value_as_code(value: object) -> str:
-    if isinstance(value, list):
-        return f"[{', '.join(_value_as_code(item) for item in value)}]"
-    if not isinstance(value, torch.Tensor):
-        return repr(value)
-    shape = ", ".join(str(size) for size in value.shape)
-    kind = "" if value.dtype == torch.float32 else f", dtype={value.dtype}"
-    return f"torch.zeros({shape}{kind})"
