@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import assume, given
+from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch import distributed as dist
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 from surgery import tree
-from surgery.errors import WrappedModelError
+from surgery.errors import AddressError, WrappedModelError
+from tests.strategies import module_trees
 
 
 class Net(nn.Module):
@@ -65,6 +68,102 @@ def moves_in_two_steps(model: nn.Module, part: nn.Module, x: Tensor) -> bool:
         pairs = zip(before, part.parameters(), strict=True)
         moved &= all(not torch.equal(old, new) for old, new in pairs)
     return moved
+
+
+# Addresses do not see the wrapper.
+
+
+WRAPPED: dict[str, Callable[[nn.Module], nn.Module]] = {
+    "compile": lambda model: torch.compile(model, backend="eager"),
+    "data parallel": nn.DataParallel,
+    "checkpoint": checkpoint_wrapper,
+}
+
+
+@given(module_trees(), st.lists(st.sampled_from(sorted(WRAPPED)), min_size=1, unique=True))
+def test_a_wrapped_model_has_the_addresses_of_the_bare_one(
+    model: nn.Module, wrappers: list[str]
+) -> None:
+    wrapped = model
+    for wrapper in wrappers:
+        wrapped = WRAPPED[wrapper](wrapped)
+    assert tree.unwrap(wrapped) is model
+    assert list(tree.walk(wrapped)) == list(tree.walk(model))
+    bare, index = tree.index(model), tree.index(wrapped)
+    assert index.root is model
+    assert index.addresses(wrapped) == bare.addresses(model)
+    assert [entry.addresses for entry in index.tensors.values()] == [
+        entry.addresses for entry in bare.tensors.values()
+    ]
+    for name, module in wrapped.named_modules(remove_duplicate=False):
+        assert tree.get(wrapped, name) is tree.unwrap(module)
+
+
+@given(module_trees(), st.sampled_from(sorted(WRAPPED)), st.data())
+def test_a_wrapper_inside_the_tree_is_passed_through(
+    model: nn.Module, wrapper: str, data: st.DataObject
+) -> None:
+    addresses = [address for address, _ in tree.walk(model) if address]
+    assume(addresses)
+    address = data.draw(st.sampled_from(addresses))
+    bare = [(place, tree.unwrap(module)) for place, module in tree.walk(model)]
+    wrapped = WRAPPED[wrapper](tree.get_module(model, address))
+
+    tree.put(model, address, wrapped)
+    assert list(tree.walk(model)) == bare
+    for name, module in model.named_modules(remove_duplicate=False):
+        assert tree.get(model, name) is tree.unwrap(module)
+
+    assert tree.put(model, address, nn.Identity()) is wrapped
+    tree.put(model, address, wrapped)
+    owner, name = tree.split(address)
+    assert tree.get_module(model, owner)._modules[name] is wrapped
+
+
+# Names that only look like a wrapper's.
+
+
+class Ordinary(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.module = nn.Sequential(nn.Linear(2, 2))
+        self._orig_mod = nn.Linear(2, 2)
+        self.fc = nn.Linear(2, 2)
+
+
+@pytest.mark.parametrize("wrapper", ["none", *WRAPPED])
+def test_a_submodule_may_be_called_as_wrappers_call_theirs(wrapper: str) -> None:
+    bare = Ordinary()
+    model = WRAPPED.get(wrapper, lambda model: model)(bare)
+    assert tree.get(model, "module") is bare.module
+    assert tree.get(model, "module.0.weight") is bare.module[0].weight
+    assert tree.get(model, "_orig_mod.weight") is bare._orig_mod.weight
+    new = nn.Linear(2, 2)
+    tree.put(model, "module.0", new)
+    assert bare.module[0] is new
+    for name, parameter in model.named_parameters():
+        assert tree.get(model, name) is parameter
+
+
+def test_a_wrapper_name_means_nothing_where_no_wrapper_is() -> None:
+    model = nn.Sequential(nn.Linear(2, 2))
+    for address in ("module.0", "_orig_mod.0.weight", "0.module.weight"):
+        with pytest.raises(AddressError):
+            tree.get(model, address)
+    wrapped = nn.DataParallel(model)
+    for address in ("_orig_mod.0", "module.module.0", "any.0"):
+        with pytest.raises(AddressError):
+            tree.get(wrapped, address)
+
+
+def test_put_through_a_literal_name_reaches_the_same_owner() -> None:
+    bare = Ordinary()
+    model = nn.DataParallel(bare)
+    new = nn.Linear(2, 2)
+    # Inside the submodule called "module" there is no "fc": the first name is the wrapper's.
+    tree.put(model, "module.fc", new)
+    assert bare.fc is new
+    assert "fc" not in bare.module._modules
 
 
 # torch.compile: reached through.
