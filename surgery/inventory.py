@@ -239,29 +239,38 @@ def _look_closer(seen: _Pass) -> tuple[_Held, list[tuple[int, str]], list[tuple[
                 if key not in seen.parameters.tensors and key not in seen.buffers.tensors:
                     plain.append((number, name))
             elif isinstance(value, torch.ScriptObject):
-                inside = tuple(_packed_tensors(value))
-                for position, tensor in enumerate(inside):
+                tensors = list(_packed_tensors(value))
+                for position, tensor in enumerate(tensors):
                     packed.add((id(value), position), tensor.detach(), number, name)
-                if not inside:
+                if not tensors:
                     unread.append((number, name))
     return packed, plain, unread
 
 
-def _packed_tensors(value: object) -> Iterator[torch.Tensor]:
-    if isinstance(value, torch.Tensor):
-        yield value
-    elif isinstance(value, tuple | list):
+def _packed_tensors(value: torch.ScriptObject) -> Iterator[torch.Tensor]:
+    """The tensors in a packed object, each once."""
+    # Layers unpack; the cells of a recurrent layer only show their state.
+    for reader in ("unpack", "__getstate__"):
+        try:
+            shown = getattr(value, reader)()
+        except (AttributeError, RuntimeError):
+            continue
+        leaves = list(_leaves(shown))
+        objects = [leaf for leaf in leaves if isinstance(leaf, torch.ScriptObject)]
+        for packed in objects:
+            yield from _packed_tensors(packed)
+        if not objects:
+            # Beside packed objects, tensors are the biases that are packed in them as well.
+            yield from (leaf for leaf in leaves if isinstance(leaf, torch.Tensor))
+        return
+
+
+def _leaves(value: object) -> Iterator[object]:
+    if isinstance(value, tuple | list):
         for item in value:
-            yield from _packed_tensors(item)
-    elif isinstance(value, torch.ScriptObject):
-        # Layers unpack; the cells of a recurrent layer only show their state.
-        for reader in ("unpack", "__getstate__"):
-            try:
-                shown = getattr(value, reader)()
-            except (AttributeError, RuntimeError):
-                continue
-            yield from _packed_tensors(shown)
-            return
+            yield from _leaves(item)
+    else:
+        yield value
 
 
 def _aliases(held: Sequence[_Held]) -> Iterator[tuple[int, int, str]]:

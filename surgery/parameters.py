@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import compress
+from itertools import compress, count
 
 from torch import nn
 
@@ -108,11 +108,11 @@ class Audit(Shown, Counted):
         keys, numbers = self._keys
         counts = [[0, 0, 0] for _ in keys]
         for number, elements in zip(numbers, self.inventory.elements, strict=True):
-            count = counts[number]
-            count[0] += 1
-            count[1] += elements
-        for key, count in zip(keys, counts, strict=True):
-            count[2] = count[1] * key[3].itemsize
+            counted = counts[number]
+            counted[0] += 1
+            counted[1] += elements
+        for key, counted in zip(keys, counts, strict=True):
+            counted[2] = counted[1] * key[3].itemsize
         for tensor, extra in self._extra_bytes.items():
             counts[numbers[tensor]][2] += extra
         return cells_of(dict(zip(keys, counts, strict=True)))
@@ -131,8 +131,8 @@ class Audit(Shown, Counted):
         own = [Tally(cells_of(counts)) for counts in below]
         # Children come after their parents, so that backwards each is complete when it is added.
         for module in range(len(below) - 1, 0, -1):
-            for key, count in below[module].items():
-                add(below[parents[module]][key], *count)
+            for key, counted in below[module].items():
+                add(below[parents[module]][key], *counted)
         elsewhere = self._elsewhere()
         return tuple(
             Row(found[0], name, found, mine, cells_of(counts), elsewhere.get(module, 0))
@@ -285,16 +285,17 @@ class Audit(Shown, Counted):
         return (-1, *(first[module] for module in range(1, len(self.inventory.types))))
 
     @cached_property
-    def _addresses(self) -> tuple[tuple[str, ...], ...]:
-        """Every address of every module, in the order of the walk."""
+    def _visits(self) -> tuple[tuple[tuple[int, str], ...], ...]:
+        """Every address of every module, each with its number in the walk."""
         below: list[list[tuple[str, int]]] = [[] for _ in self.inventory.types]
         for parent, name, module in self.inventory.edges:
             below[parent].append((name, module))
-        found: list[list[str]] = [[] for _ in self.inventory.types]
+        found: list[list[tuple[int, str]]] = [[] for _ in self.inventory.types]
         stack: list[tuple[int, str, frozenset[int]]] = [(0, "", frozenset())]
+        numbers = count()
         while stack:
             module, address, above = stack.pop()
-            found[module].append(address)
+            found[module].append((next(numbers), address))
             above |= {module}
             stack.extend(
                 (child, tree.join(address, name), above)
@@ -302,6 +303,11 @@ class Audit(Shown, Counted):
                 if child not in above
             )
         return tuple(map(tuple, found))
+
+    @cached_property
+    def _addresses(self) -> tuple[tuple[str, ...], ...]:
+        """Every address of every module, in the order of the walk."""
+        return tuple(tuple(address for _, address in visits) for visits in self._visits)
 
     @cached_property
     def _modules_by_address(self) -> Mapping[str, int]:
@@ -317,10 +323,11 @@ class Audit(Shown, Counted):
             places[tensor].append((module, name))
         return tuple(
             tuple(
-                dict.fromkeys(
-                    tree.join(address, name)
-                    for module, name in found
-                    for address in self._addresses[module]
+                tree.join(address, name)
+                for _, _, address, name in sorted(
+                    (number, place, address, name)
+                    for place, (module, name) in enumerate(found)
+                    for number, address in self._visits[module]
                 )
             )
             for found in places

@@ -36,8 +36,8 @@ def as_text(value: object, *, depth: int = DEPTH, width: int = WIDTH, styled: bo
     Example:
         >>> import torch, surgery
         >>> from surgery.reports.text import as_text
-        >>> print(as_text(surgery.audit(torch.nn.Linear(2, 2))).splitlines()[1])
-        parameters           6
+        >>> as_text(surgery.audit(torch.nn.Linear(2, 2))).splitlines()[1].split()
+        ['parameters', '6']
     """
     for name, number, least in ("depth", depth, 0), ("width", width, 20):
         if isinstance(number, bool) or not isinstance(number, int) or number < least:
