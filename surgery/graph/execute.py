@@ -14,10 +14,12 @@ import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from surgery.graph.operators import Behaviour, aliased, argument_at, behaviour, flat_tensors
+from surgery.graph import remembered
+from surgery.graph.operators import Call, behaviour, flat_tensors
 from surgery.graph.skeleton import is_floating
 from surgery.graph.structure import replace_tensors
 
+_META = torch.device("meta")
 # Integer tensors made in forward stay real up to this many elements (a 4096 x 4096 mask).
 REAL_CREATION_LIMIT = 1 << 24
 # Stand-ins of activations are filled with zeros up to this size where indices are real.
@@ -31,15 +33,7 @@ class ValueNeededError(RuntimeError):
 class Observer(Protocol):
     """Told of every operation after it ran."""
 
-    def note(
-        self,
-        func: Any,
-        known: Behaviour,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        given: list[torch.Tensor],
-        result: Any,
-    ) -> None:
+    def note(self, call: Call, result: Any) -> None:
         """Write the operation down."""
 
 
@@ -52,7 +46,7 @@ _SHAPED_BY_MASKS = frozenset(
 _PACK = "aten::_pack_padded_sequence"
 
 
-class Execution(TorchDispatchMode):
+class Execution(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Decides where every operation of a forward pass runs, and tells an observer of it.
 
     Args:
@@ -62,7 +56,7 @@ class Execution(TorchDispatchMode):
     """
 
     def __init__(self, stand_ins: dict[int, torch.Tensor], observer: Observer | None) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.stand_ins = stand_ins
         self.observer = observer
 
@@ -83,37 +77,32 @@ class Execution(TorchDispatchMode):
         if known.composite:
             with self:
                 return func.decompose(*args, **kwargs)
-        given = flat_tensors(args, kwargs)
+        given = flat_tensors((*args, *kwargs.values()) if kwargs else args)
+        call = Call(func, known, args, kwargs, given)
         stand_ins = self.stand_ins
-        if any(id(tensor) in stand_ins for tensor in given):
-            args, kwargs = self._substituted(args, kwargs)
-            given = flat_tensors(args, kwargs)
-        result = self.execute(func, known, args, kwargs, given)
+        for tensor in given:
+            if id(tensor) in stand_ins:
+                self._substitute(call)
+                break
+        result = self.execute(call)
         if self.observer is not None:
-            self.observer.note(func, known, args, kwargs, given, result)
+            self.observer.note(call, result)
         return result
 
-    def _substituted(
-        self, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    def _substitute(self, call: Call) -> None:
         def swap(tensor: torch.Tensor) -> torch.Tensor:
             return self.stand_ins.get(id(tensor), tensor)
 
-        return replace_tensors(args, swap), replace_tensors(kwargs, swap)
+        call.args = replace_tensors(call.args, swap)
+        call.kwargs = replace_tensors(call.kwargs, swap)
+        call.given = [swap(tensor) for tensor in call.given]
 
-    def execute(
-        self,
-        func: Any,
-        known: Behaviour,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        given: list[torch.Tensor],
-    ) -> Any:
+    def execute(self, call: Call) -> Any:
         """Run one operation."""
-        return func(*args, **kwargs)
+        return call.func(*call.args, **call.kwargs)
 
 
-class RealExecution(Execution):
+class RealExecution(Execution):  # type: ignore[no-untyped-call]
     """Runs everything for real, and puts back what forward writes into the model's parameters.
 
     Stand-ins of parameters share their storage with the model; those of buffers are copies.
@@ -128,24 +117,16 @@ class RealExecution(Execution):
         }
         self.backups: dict[int, torch.Tensor] = {}
 
-    def execute(
-        self,
-        func: Any,
-        known: Behaviour,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        given: list[torch.Tensor],
-    ) -> Any:
+    def execute(self, call: Call) -> Any:
         """Run one operation, after a backup of any parameter it writes into."""
-        for key in known.written:
-            for tensor in flat_tensors((argument_at(args, kwargs, key),), {}):
-                storage = tensor.untyped_storage()._cdata
-                if storage in self.shared and storage not in self.backups:
-                    self.backups[storage] = self.shared[storage].detach().clone()
-        return func(*args, **kwargs)
+        for tensor in call.written() if call.known.written else ():
+            storage = tensor.untyped_storage()._cdata
+            if storage in self.shared and storage not in self.backups:
+                self.backups[storage] = self.shared[storage].detach().clone()
+        return call.func(*call.args, **call.kwargs)
 
     def __exit__(self, *exception: Any) -> None:
-        super().__exit__(*exception)
+        super().__exit__(*exception)  # type: ignore[no-untyped-call]
         with torch.no_grad():
             for storage, backup in self.backups.items():
                 # ``data`` leaves the version counter of the model's own parameter alone.
@@ -153,7 +134,7 @@ class RealExecution(Execution):
         self.backups.clear()
 
 
-class MetaExecution(Execution):
+class MetaExecution(Execution):  # type: ignore[no-untyped-call]
     """Runs every operation where it belongs, and computes nothing with floating-point state."""
 
     def __init__(self, stand_ins: dict[int, torch.Tensor], observer: Observer | None) -> None:
@@ -161,112 +142,98 @@ class MetaExecution(Execution):
         # Real storages that a meta operation wrote into: they count as meta from then on.
         self.poisoned: dict[int, torch.UntypedStorage] = {}
 
-    def execute(
-        self,
-        func: Any,
-        known: Behaviour,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        given: list[torch.Tensor],
-    ) -> Any:
+    def execute(self, call: Call) -> Any:
         """Run one operation on meta or for real."""
-        metas = sum(tensor.is_meta for tensor in given)
-        if metas == len(given) and given:
-            return self._all_meta(func, known, args, kwargs, given)
-        if metas or (self.poisoned and any(self._counts_as_meta(tensor) for tensor in given)):
-            return self._mixed(func, known, args, kwargs)
-        return self._all_real(func, known, args, kwargs, given)
+        metas = 0
+        for tensor in call.given:
+            metas += tensor.is_meta
+        if metas and metas == len(call.given):
+            return self._all_meta(call)
+        if metas or (self.poisoned and any(map(self._counts_as_meta, call.given))):
+            return self._mixed(call)
+        return self._all_real(call)
 
     def _counts_as_meta(self, tensor: torch.Tensor) -> bool:
         return tensor.is_meta or tensor.untyped_storage()._cdata in self.poisoned
 
-    def _all_meta(
-        self,
-        func: Any,
-        known: Behaviour,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        given: list[torch.Tensor],
-    ) -> Any:
+    def _all_meta(self, call: Call) -> Any:
+        known = call.known
+        if known.returns_new:
+            return remembered.run(call)
         if known.needs_values:
             raise ValueNeededError("the forward pass reads the value of a tensor")
         if known.has_device:
             if known.creates:
-                real = self._created(func, args, kwargs)
+                real = self._created(call)
                 if real is not None:
                     return real
-            if kwargs.get("device") is not None:
-                kwargs = {**kwargs, "device": torch.device("meta"), "pin_memory": None}
-                kwargs = {key: kwargs[key] for key in kwargs if key in _names(func)}
-        return func(*args, **kwargs)
+            if call.kwargs.get("device") is not None:
+                call.kwargs = _on_meta_device(call.kwargs)
+        return call.func(*call.args, **call.kwargs)
 
-    def _mixed(
-        self, func: Any, known: Behaviour, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Any:
-        if known.needs_values:
+    def _mixed(self, call: Call) -> Any:
+        if call.known.needs_values:
             raise ValueNeededError("the forward pass reads the value of a tensor")
-        name = func._schema.name
+        name = call.func._schema.name
         if name == _PACK:
-            return self._on_zeros(func, args, kwargs, keep_integers=True)
-        if name in _SHAPED_BY_MASKS and self._masked_by_values(args):
-            result = self._on_zeros(func, args, kwargs, keep_integers=False)
+            return self._on_zeros(call, keep_integers=True)
+        if name in _SHAPED_BY_MASKS and self._masked_by_values(call.args):
+            result = self._on_zeros(call, keep_integers=False)
         else:
-            result = func(
-                *replace_tensors(args, _to_meta),
-                **replace_tensors(_on_meta_device(kwargs), _to_meta),
-            )
-        for key in known.written:
-            for tensor in flat_tensors((argument_at(args, kwargs, key),), {}):
-                if not tensor.is_meta:
-                    storage = tensor.untyped_storage()
-                    self.poisoned[storage._cdata] = storage
-        return _same_object(known, args, kwargs, result)
+            result = self._on_meta(call)
+        for tensor in call.written() if call.known.written else ():
+            if not tensor.is_meta:
+                storage = tensor.untyped_storage()
+                self.poisoned[storage._cdata] = storage
+        return _same_object(call, result)
+
+    def _on_meta(self, call: Call) -> Any:
+        args = replace_tensors(call.args, _to_meta)
+        kwargs = replace_tensors(_on_meta_device(call.kwargs), _to_meta)
+        if not call.known.returns_new:
+            return call.func(*args, **kwargs)
+        given = [_to_meta(tensor) for tensor in call.given]
+        return remembered.run(Call(call.func, call.known, args, kwargs, given))
 
     def _masked_by_values(self, args: tuple[Any, ...]) -> bool:
-        masks = [m for m in flat_tensors(args[1:2], {}) if m.dtype in (torch.bool, torch.uint8)]
+        masks = [m for m in flat_tensors(args[1:2]) if m.dtype in (torch.bool, torch.uint8)]
         return bool(masks) and not any(self._counts_as_meta(mask) for mask in masks)
 
-    def _all_real(
-        self,
-        func: Any,
-        known: Behaviour,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        given: list[torch.Tensor],
-    ) -> Any:
-        device = kwargs.get("device") if known.has_device else None
+    def _all_real(self, call: Call) -> Any:
+        func, args, kwargs = call.func, call.args, call.kwargs
+        device = kwargs.get("device") if call.known.has_device else None
         if device is None or torch.device(device).type == "cpu":
             return func(*args, **kwargs)
-        if not given:
-            real = self._created(func, args, kwargs)
+        if not call.given:
+            real = self._created(call)
             if real is not None:
                 return real
             return func(*args, **_on_meta_device(kwargs))
         return func(*args, **{**kwargs, "device": torch.device("cpu")})
 
-    def _created(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def _created(self, call: Call) -> Any:
         """Make an integer tensor for real; None where it is floating point or too large."""
+        func, args, kwargs = call.func, call.args, call.kwargs
         shape = func(*args, **_on_meta_device(kwargs))
         if is_floating(shape.dtype) or shape.numel() > REAL_CREATION_LIMIT:
             return None
-        if behaviour(func).creates == "empty":
+        if call.known.creates == "empty":
             return torch.zeros(shape.shape, dtype=shape.dtype)
         return func(*args, **{**kwargs, "device": torch.device("cpu")})
 
-    def _on_zeros(
-        self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], *, keep_integers: bool
-    ) -> Any:
+    def _on_zeros(self, call: Call, *, keep_integers: bool) -> Any:
         """Run with real indices on zeros in place of what has no value, for the shapes."""
-        elements = sum(t.numel() for t in flat_tensors(args, kwargs) if t.is_meta)
+        elements = sum(tensor.numel() for tensor in call.given if tensor.is_meta)
         if elements > REAL_FALLBACK_LIMIT:
-            raise ValueNeededError(f"{func} needs {elements} values to know its shape")
+            raise ValueNeededError(f"{call.known.name} needs {elements} values to know its shape")
 
         def zeros(tensor: torch.Tensor) -> torch.Tensor:
             if not self._counts_as_meta(tensor):
                 return tensor
             return torch.zeros(tensor.shape, dtype=tensor.dtype)
 
-        result = func(*replace_tensors(args, zeros), **replace_tensors(kwargs, zeros))
+        args, kwargs = replace_tensors(call.args, zeros), replace_tensors(call.kwargs, zeros)
+        result = call.func(*args, **kwargs)
 
         def back(tensor: torch.Tensor) -> torch.Tensor:
             keep = keep_integers and not is_floating(tensor.dtype)
@@ -275,12 +242,13 @@ class MetaExecution(Execution):
         return replace_tensors(result, back)
 
 
-def _names(func: Any) -> frozenset[str]:
-    return frozenset(argument.name for argument in func._schema.arguments)
-
-
 def _on_meta_device(kwargs: dict[str, Any]) -> dict[str, Any]:
-    return {**kwargs, "device": torch.device("meta")} if "device" in kwargs else kwargs
+    if "device" not in kwargs:
+        return kwargs
+    changed = {**kwargs, "device": _META}
+    if "pin_memory" in changed:
+        changed["pin_memory"] = None
+    return changed
 
 
 def _to_meta(tensor: torch.Tensor) -> torch.Tensor:
@@ -289,13 +257,11 @@ def _to_meta(tensor: torch.Tensor) -> torch.Tensor:
     return torch.empty_strided(tensor.size(), tensor.stride(), dtype=tensor.dtype, device="meta")
 
 
-def _same_object(
-    known: Behaviour, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any
-) -> Any:
+def _same_object(call: Call, result: Any) -> Any:
     """An in-place operation returns the tensor it was given, not a meta twin of it."""
-    if not known.written or not isinstance(result, torch.Tensor):
+    if not call.known.written or not isinstance(result, torch.Tensor):
         return result
-    original = aliased(known, args, kwargs, 0)
+    original = call.aliased(0)
     return original if original is not None and not original.is_meta else result
 
 

@@ -148,7 +148,9 @@ class Graph:
 
     def __str__(self) -> str:
         lines = [str(node) for node in self.nodes]
-        lines += [f"{leaf.path} = {leaf.source or '(outside)'} : {leaf.spec}" for leaf in self.leaves]
+        lines += [
+            f"{leaf.path} = {leaf.source or '(outside)'} : {leaf.spec}" for leaf in self.leaves
+        ]
         lines += [f"blind spot: {spot}" for spot in self.blind_spots]
         return "\n".join(lines)
 

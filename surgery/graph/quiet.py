@@ -33,7 +33,8 @@ def quiet() -> Iterator[None]:
 @contextlib.contextmanager
 def _seeded() -> Iterator[None]:
     state = torch.get_rng_state()
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
+    started = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    cuda = torch.cuda.get_rng_state_all() if started else None
     python = random.getstate()
     numpy = sys.modules.get("numpy.random")
     numpy_state = numpy.get_state() if numpy is not None else None

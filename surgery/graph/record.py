@@ -6,7 +6,6 @@ import contextlib
 import inspect
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import nn
@@ -81,12 +80,14 @@ def record_graph(
     tree.check_model(model)
     example = example.in_mode(bool(tree.unwrap(model).training if train is None else train))
     failed: Exception | None = None
-    for attempt in [_Attempt(backend, patient) for backend in backends for patient in (False, True)]:
+    for attempt in [
+        _Attempt(backend, patient) for backend in backends for patient in (False, True)
+    ]:
         try:
             return _run(model, example, train, edit, operations, attempt)
         except SurgeryError:
             raise
-        except Exception as error:  # noqa: BLE001 - a foreign forward may raise anything
+        except Exception as error:
             # What a later attempt says of a value it lacks is less telling than the first error.
             failed = error if failed is None or needs_values(failed) else failed
             if _is_misfit(error):
@@ -141,7 +142,8 @@ def _run(
         inputs = _inputs(example, skeleton, attempt.backend)
         recorder = _recorder(skeleton, inputs, attempt.backend) if operations else None
         execution = _execution(skeleton, recorder, attempt.backend)
-        with attempt.modes(), execution:
+        watching = recorder.watching(skeleton.modules) if recorder else contextlib.nullcontext()
+        with attempt.modes(), watching, execution:
             output = skeleton.model(*inputs.args, **inputs.kwargs)
             outputs = list(tensors(output))
     leaves = tuple(
@@ -149,7 +151,7 @@ def _run(
         for path, tensor in outputs
     )
     return Graph(
-        nodes=recorder.nodes() if recorder else (),
+        nodes=tuple(recorder.nodes) if recorder else (),
         leaves=leaves,
         training=skeleton.model.training,
         backend=attempt.backend,

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import weakref
-from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import nn
 from torch.utils.flop_counter import flop_registry
 
+from surgery.graph import remembered
 from surgery.graph.graph import Node, Ref, Role, Spec
-from surgery.graph.operators import Behaviour, aliased, argument_at, flat_tensors, results
+from surgery.graph.operators import Call, results
 from surgery.graph.skeleton import Skeleton
 
 # No operator: a tensor after something was written into its memory through another view.
 UPDATED = "surgery.updated"
-# Outside the ids that torch gives to hooks.
-_HOOK_ID = -1
+# Arguments that the graph keeps; of anything else but tensors and lists, it keeps a name.
+_AS_THEY_ARE = frozenset({type(None), bool, int, str, complex})
+_AS_THEY_ARE |= {torch.dtype, torch.memory_format, torch.layout}
 
 
 @dataclass(slots=True, eq=False)
@@ -29,21 +32,6 @@ class _Value:
     holder: Any
     ref: Ref
     memory: int
-
-
-@dataclass(slots=True, eq=False)
-class _Row:
-    """A node before it is known what it depends on."""
-
-    role: Role
-    outputs: tuple[Spec, ...]
-    operation: str = ""
-    arguments: tuple[Any, ...] = ()
-    keywords: tuple[tuple[str, Any], ...] = ()
-    addresses: tuple[str, ...] = ()
-    module: str = ""
-    flops: int = 0
-    inputs: tuple[Ref, ...] = ()
 
 
 class Recorder:
@@ -61,54 +49,49 @@ class Recorder:
         self.values: dict[int, _Value] = {}
         self.writers: dict[int, Ref] = {}
         self.memories = 0
-        self.rows: list[_Row] = []
+        self.nodes: list[Node] = []
         self.modules: list[str] = [""]
-        for module, address in skeleton.modules:
-            _watch(module, address, self.modules)
 
-    def note(
-        self,
-        func: Any,
-        known: Behaviour,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        given: list[torch.Tensor],
-        result: Any,
-    ) -> None:
+    @contextlib.contextmanager
+    def watching(self, modules: Iterable[tuple[nn.Module, str]]) -> Iterator[None]:
+        """Know which of these modules runs, by its address, inside this context."""
+        watched = [module.__dict__ for module, _ in modules]
+        for module, address in modules:
+            # ``nn.Module.__call__`` asks this attribute first; hooks run inside of it.
+            module.__dict__["_compiled_call_impl"] = _announced(module, address, self.modules)
+        try:
+            yield
+        finally:
+            for state in watched:
+                del state["_compiled_call_impl"]
+
+    def note(self, call: Call, result: Any) -> None:
         """Write one operation down."""
-        inputs = tuple([self.ref(tensor) for tensor in given])
+        inputs = tuple([self.ref(tensor) for tensor in call.given])
         refs = iter(inputs)
-        arguments = tuple([_recorded(value, refs) for value in args])
-        keywords = tuple([(name, _recorded(value, refs)) for name, value in kwargs.items()])
-        produced = [
-            (tensor, self._memory(aliased(known, args, kwargs, position)))
-            for position, tensor in enumerate(results(result))
-        ]
-        written = [
-            tensor
-            for key in known.written
-            for tensor in flat_tensors((argument_at(args, kwargs, key),), {})
-        ]
-        produced += [
-            (tensor, self._memory(tensor))
-            for tensor in written
-            if all(tensor is not other for other, _ in produced)
-        ]
-        index = len(self.rows)
-        self.rows.append(
-            _Row(
-                "operation",
-                tuple([spec_of(tensor) for tensor, _ in produced]),
-                str(func),
-                arguments,
-                keywords,
-                (),
-                self.modules[-1],
-                _flops(func, args, kwargs, result),
-                inputs,
-            )
+        arguments = tuple([_recorded(value, refs) for value in call.args])
+        keywords = tuple([(name, _recorded(value, refs)) for name, value in call.kwargs.items()])
+        known = call.known
+        produced = results(result)
+        if known.returns_new:
+            memories = [self._memory(None) for _ in produced]
+        else:
+            memories = [self._memory(call.aliased(place)) for place in range(len(produced))]
+        written = call.written() if known.written else []
+        for tensor in written:
+            if all(tensor is not other for other in produced):
+                produced.append(tensor)
+                memories.append(self._memory(tensor))
+        index = self._append(
+            "operation",
+            tuple([spec_of(tensor) for tensor in produced]),
+            operation=known.name,
+            arguments=arguments,
+            keywords=keywords,
+            inputs=inputs,
+            flops=_flops(call, result),
         )
-        for position, (tensor, memory) in enumerate(produced):
+        for position, (tensor, memory) in enumerate(zip(produced, memories, strict=True)):
             self._remember(tensor, Ref(index, position), memory)
         for tensor in written:
             value = self.values[id(tensor)]
@@ -116,8 +99,7 @@ class Recorder:
 
     def add_source(self, role: Role, addresses: tuple[str, ...], tensor: torch.Tensor) -> Ref:
         """Write down a tensor that no operation made."""
-        ref = Ref(len(self.rows))
-        self.rows.append(_Row(role, (spec_of(tensor),), addresses=addresses))
+        ref = Ref(self._append(role, (spec_of(tensor),), addresses=addresses))
         self._remember(tensor, ref, self._memory(None))
         return ref
 
@@ -133,17 +115,11 @@ class Recorder:
         writer = self.writers.get(value.memory)
         if writer is not None and writer.node > value.ref.node:
             inputs = (value.ref, writer)
-            value.ref = Ref(len(self.rows))
-            self.rows.append(
-                _Row(
-                    "operation",
-                    (spec_of(tensor),),
-                    UPDATED,
-                    arguments=inputs,
-                    module=self.modules[-1],
-                    inputs=inputs,
-                )
+            outputs = (spec_of(tensor),)
+            index = self._append(
+                "operation", outputs, operation=UPDATED, arguments=inputs, inputs=inputs
             )
+            value.ref = Ref(index)
         return value.ref
 
     def known(self, tensor: torch.Tensor) -> Ref | None:
@@ -152,35 +128,46 @@ class Recorder:
             return None
         return self.ref(tensor)
 
-    def nodes(self) -> tuple[Node, ...]:
-        """What was written down, with what each node depends on."""
-        nodes: list[Node] = []
-        for index, row in enumerate(self.rows):
-            sources = [nodes[ref.node] for ref in row.inputs]
-            depends = row.role == "input" or any(node.depends_on_input for node in sources)
-            if row.role == "parameter":
-                parameters: tuple[tuple[str, ...], ...] = (row.addresses,)
-            else:
-                parameters = _union(
-                    node.parameters for node in sources if not node.depends_on_input
-                )
-            nodes.append(
-                Node(
-                    index,
-                    row.role,
-                    row.operation,
-                    row.arguments,
-                    row.keywords,
-                    row.outputs,
-                    row.addresses,
-                    parameters,
-                    row.module,
-                    row.flops,
-                    depends,
-                    row.inputs,
-                )
+    def _append(
+        self,
+        role: Role,
+        outputs: tuple[Spec, ...],
+        *,
+        operation: str = "",
+        arguments: tuple[Any, ...] = (),
+        keywords: tuple[tuple[str, Any], ...] = (),
+        addresses: tuple[str, ...] = (),
+        inputs: tuple[Ref, ...] = (),
+        flops: int = 0,
+    ) -> int:
+        depends = role == "input"
+        parameters: tuple[tuple[str, ...], ...] = (addresses,) if role == "parameter" else ()
+        for ref in inputs:
+            node = self.nodes[ref.node]
+            if node.depends_on_input:
+                depends = True
+            elif node.parameters and not parameters:
+                parameters = node.parameters
+            elif node.parameters:
+                parameters = tuple(dict.fromkeys(parameters + node.parameters))
+        index = len(self.nodes)
+        self.nodes.append(
+            Node(
+                index,
+                role,
+                operation,
+                arguments,
+                keywords,
+                outputs,
+                addresses,
+                parameters,
+                self.modules[-1] if role == "operation" else "",
+                flops,
+                depends,
+                inputs,
             )
-        return tuple(nodes)
+        )
+        return index
 
     def _value(self, tensor: torch.Tensor) -> _Value | None:
         value = self.values.get(id(tensor))
@@ -202,55 +189,52 @@ class Recorder:
 
 def spec_of(tensor: torch.Tensor) -> Spec:
     """Shape and dtype of a live tensor."""
-    return Spec(tuple(tensor.shape), tensor.dtype)
+    return _spec(tensor.shape, tensor.dtype)
+
+
+@lru_cache(maxsize=4096)
+def _spec(shape: torch.Size, dtype: torch.dtype) -> Spec:
+    return Spec(tuple(shape), dtype)
 
 
 def _recorded(value: Any, refs: Any) -> Any:
     """An argument as the graph keeps it: a Ref for a tensor, plain values otherwise."""
+    if type(value) in _AS_THEY_ARE:
+        return value
     if isinstance(value, torch.Tensor):
         return next(refs)
     if isinstance(value, list | tuple):
         return tuple([_recorded(item, refs) for item in value])
-    if value is None or isinstance(value, bool | int | str | torch.dtype):
-        return value
     if isinstance(value, float):
         return value if value == value else "nan"
-    if isinstance(value, complex | torch.memory_format | torch.layout):
-        return value
     return str(value) if isinstance(value, torch.device) else type(value).__name__
 
 
-def _union(
-    sets: Iterable[tuple[tuple[str, ...], ...]],
-) -> tuple[tuple[str, ...], ...]:
-    found: dict[tuple[str, ...], None] = {}
-    for addresses in sets:
-        for one in addresses:
-            found[one] = None
-    return tuple(found)
+_flops_by_key: dict[Hashable, int] = {}
 
 
-def _flops(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> int:
-    formula = flop_registry.get(func._overloadpacket)
-    return int(formula(*args, **kwargs, out_val=result)) if formula is not None else 0
+def _flops(call: Call, result: Any) -> int:
+    formula = flop_registry.get(call.func._overloadpacket)
+    if formula is None:
+        return 0
+    known = _flops_by_key.get(call.key) if call.key is not None else None
+    if known is None:
+        known = int(formula(*call.args, **call.kwargs, out_val=result))
+        if call.key is not None:
+            if len(_flops_by_key) >= remembered.LIMIT:
+                _flops_by_key.clear()
+            _flops_by_key[call.key] = known
+    return known
 
 
-def _watch(module: nn.Module, address: str, stack: list[str]) -> None:
-    """Keep the address of the running module on top of a stack."""
+def _announced(module: nn.Module, address: str, stack: list[str]) -> Callable[..., Any]:
+    """A module's call, with its address on top of a stack while it runs."""
 
-    def enter(*_: Any) -> None:
+    def call(*args: Any, **kwargs: Any) -> Any:
         stack.append(address)
+        try:
+            return module._call_impl(*args, **kwargs)  # type: ignore[no-untyped-call]
+        finally:
+            stack.pop()
 
-    def leave(*_: Any) -> None:
-        # A caught exception inside forward may have left deeper modules on the stack.
-        while len(stack) > 1 and stack.pop() != address:
-            continue
-
-    module._forward_pre_hooks = _first(enter, module._forward_pre_hooks)
-    module._forward_hooks[_HOOK_ID] = leave
-
-
-def _first(
-    hook: Callable[..., None], hooks: dict[int, Callable[..., Any]]
-) -> OrderedDict[int, Callable[..., Any]]:
-    return OrderedDict([(_HOOK_ID, hook), *hooks.items()])
+    return call

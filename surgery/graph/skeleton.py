@@ -115,7 +115,9 @@ class _Copier:
             self.memo[key] = object.__new__(type(module))
         for key, (module, _) in self.index.modules.items():
             self.fill(module, self.memo[key])
-        modules = tuple((self.memo[key], found[0]) for key, (_, found) in self.index.modules.items())
+        modules = tuple(
+            (self.memo[key], found[0]) for key, (_, found) in self.index.modules.items()
+        )
         root = self.memo[id(self.index.root)]
         return Skeleton(root, sources, stand_ins, modules, tuple(self.shared))
 
@@ -130,11 +132,11 @@ class _Copier:
                 state[name] = kind()
             else:
                 state[name] = copied(value)
-        for slot in _slots(type(module)):
+        cls: type = type(module)
+        for slot in _slots(cls):
             if hasattr(module, slot):
                 object.__setattr__(shell, slot, copied(getattr(module, slot)))
-        if "_compiled_call_impl" in state:
-            state["_compiled_call_impl"] = None
+        state.pop("_compiled_call_impl", None)
 
     def copied(self, value: Any) -> Any:
         kind = type(value)
@@ -167,7 +169,7 @@ class _Copier:
         trial = dict(self.memo)
         try:
             result = copy.deepcopy(value, trial)
-        except Exception as error:  # noqa: BLE001 - a foreign __deepcopy__ may raise anything
+        except Exception as error:
             self.shared.append(
                 f"a {tree.class_name(type(value))} cannot be copied ({type(error).__name__}) "
                 "and was shared with the recording"

@@ -32,9 +32,7 @@ def tensors(value: Any, path: str = "output") -> Iterator[tuple[str, torch.Tenso
     yield from _tensors(value, path, ())
 
 
-def _tensors(
-    value: Any, path: str, above: tuple[int, ...]
-) -> Iterator[tuple[str, torch.Tensor]]:
+def _tensors(value: Any, path: str, above: tuple[int, ...]) -> Iterator[tuple[str, torch.Tensor]]:
     if isinstance(value, torch.Tensor):
         yield path, value
         return
