@@ -65,12 +65,17 @@ LEVELS = {
     for level, names in enumerate(
         [
             ("errors",),
-            ("shown",),
+            ("shown", "wrappers"),
             ("tree",),
+            ("inventory",),
+            ("tally",),
             ("graph",),
             ("families",),
+            ("recording", "facts", "owners"),
             ("heads",),
+            ("survey",),
             ("parameters", "weights"),
+            ("layers",),
             ("operations",),
             ("optimizers",),
             ("reports",),
@@ -268,7 +273,7 @@ def bears_no_name_of_the_door(source: Source) -> Iterator[str]:
 
 
 DOOR = {
-    *("Audit", "Example", "Family", "Graph", "Head", "Outcome", "Plan"),
+    *("Audit", "Example", "Family", "Graph", "Head", "Heads", "Outcome", "Plan"),
     *("audit", "find_heads", "freeze", "record", "remove_head", "replace", "replace_head"),
     *("summary", "unfreeze"),
 }
