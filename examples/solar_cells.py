@@ -26,9 +26,11 @@ from torchvision.models import EfficientNet_B0_Weights
 from torchvision.transforms import v2
 
 import surgery
+from surgery.reports.text import as_text
 
 SIZE = 224
 EXAMPLE = torch.zeros(2, 3, SIZE, SIZE)
+PAGE = Console()
 IMAGENET = EfficientNet_B0_Weights.IMAGENET1K_V1.meta["categories"]
 CELLS = ("functional", "defective")
 CREDITS = """\
@@ -64,44 +66,51 @@ class Accuracy:
 
 
 def main(train: int = 800, test: int = 400) -> None:
-    console, started = Console(), time.perf_counter()
+    started = time.perf_counter()
     torch.manual_seed(0)
 
-    console.rule("1. A network that knows 1,000 things")
+    PAGE.rule("1. A network that knows 1,000 things")
     model = network(pretrained=True)
     photographs = read_photographs()
     logits = look(model, photographs)
-    console.print(names_table(logits, photographs.labels))
+    PAGE.print(names_table(logits, photographs.labels))
 
-    console.rule("2. Where is its head?")
+    PAGE.rule("2. Where is its head?")
     for head in surgery.find_heads(model, EXAMPLE):
-        console.print(head)
-    console.print(surgery.audit(model))
+        say(f"{head.address}: {head.in_features} features in, {head.num_classes} classes out")
+        say(*(f"  {reason.source}: {reason.says}" for reason in head.evidence))
+    say(as_text(surgery.audit(model), depth=1, width=PAGE.width))
 
-    console.rule(f"3. A new head for a real task: is a solar cell {' or '.join(CELLS)}?")
+    PAGE.rule("3. A new head: is a solar cell functional or defective?")
     replaced, frozen = prepare(model)
-    console.print(replaced)
-    console.print(frozen)
-    console.print(f"trainable: {surgery.audit(model).trainable_ratio:.2%} of the parameters")
+    say("done:", *(f"  {step}" for step in replaced.plan.steps))
+    say("verified:", *(f"  {check}" for check in (*replaced.checks, *frozen.checks)))
+    audit = surgery.audit(model)
+    say(f"trainable: {audit.trainable:,} of {audit.total:,} ({audit.trainable_ratio:.3%})")
 
-    console.rule(f"4. The head learns, from {train} cells")
+    PAGE.rule(f"4. The head learns from {train} cells")
     lessons, exam = read_cells(train, test)
     stranger = network(pretrained=False)
     prepare(stranger)
-    table = Table("weights", "before", "after", title=f"accuracy on {test} other cells")
+    table = Table("weights", "before", "after", title=f"right on {test} other cells")
     for name, student in {"ImageNet": model, "random": stranger}.items():
         accuracy = teach(student, lessons, exam, name)
         table.add_row(name, f"{accuracy.before:.1%}", f"{accuracy.after:.1%}")
-    console.print(table)
+    PAGE.print(table)
 
-    console.rule("5. And back")
+    PAGE.rule("5. And back")
     frozen.undo()
     replaced.undo()
     again = look(model, photographs)
-    console.print(names_right(again, photographs.labels))
-    console.print("every logit as before, bit for bit:", torch.equal(again, logits))
-    console.print(CREDITS, style="dim", highlight=False)
-    console.print(f"{time.perf_counter() - started:.0f} seconds")
+    say(names_right(again, photographs.labels))
+    say(f"every logit as before, bit for bit: {torch.equal(again, logits)}")
+    say(f"\n{CREDITS}\n", f"{time.perf_counter() - started:.0f} seconds")
+
+
+def say(*lines: str) -> None:
+    """Print lines as they are: what stands in brackets is no markup."""
+    for line in lines:
+        PAGE.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def network(*, pretrained: bool) -> nn.Module:
