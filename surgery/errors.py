@@ -138,3 +138,7 @@ class ClaimConflictError(PluginError):
 
 class ClaimContradictedError(PluginError):
     """The graph shows something else than the plugin says."""
+
+
+class UncorroboratedWarning(UserWarning):
+    """A layer was taken for the head on the word of the graph alone."""

@@ -336,7 +336,7 @@ def hooks_change_the_output(classes: int = 5) -> nn.Module:
     return model
 
 
-@hostile({"head": 5}, "the forward runs a plain list that holds the head too", replaceable=False)
+@hostile({"head": 5}, "the forward runs a plain list that holds the head too")
 class AlsoInPlainList(nn.Module):
     def __init__(self, classes: int = 5) -> None:
         super().__init__()

@@ -139,6 +139,7 @@ def _run(
             skeleton.model.train(train)
         if edit is not None:
             edit(skeleton.model)
+            skeleton.renew_stand_ins()
         inputs = _inputs(example, skeleton, attempt.backend)
         recorder = _recorder(skeleton, inputs, attempt.backend) if operations else None
         execution = _execution(skeleton, recorder, attempt.backend)

@@ -19,6 +19,7 @@ import torch
 from torch import nn
 
 from surgery import tree
+from surgery.errors import AddressError
 
 Backend: TypeAlias = Literal["meta", "real"]
 
@@ -75,6 +76,17 @@ class Skeleton:
     stand_ins: dict[int, torch.Tensor]
     modules: tuple[tuple[nn.Module, str], ...]
     shared: tuple[str, ...]
+
+    def renew_stand_ins(self) -> None:
+        """After the copy was edited: a closure over the model must meet the new tensors too."""
+        for key in self.stand_ins:
+            entry = self.sources[key]
+            try:
+                found = tree.get(self.model, entry.address)
+            except AddressError:
+                continue
+            if isinstance(found, torch.Tensor):
+                self.stand_ins[key] = found
 
 
 def build_skeleton(model: nn.Module, backend: Backend = "meta") -> Skeleton:

@@ -1,0 +1,139 @@
+"""Heads of several layers: hidden layers and dropout in front of the last."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from surgery import tree
+from surgery.errors import ArgumentError, PlanError
+from surgery.heads import Head
+from surgery.operations.carry import carried_over
+from surgery.operations.plan import Step
+from surgery.operations.values import fill_bias, fill_weight
+
+if TYPE_CHECKING:
+    from surgery.operations.head import Options
+
+_CONVOLUTIONS: dict[str, type[nn.Conv1d | nn.Conv2d | nn.Conv3d]] = {
+    "conv1d": nn.Conv1d,
+    "conv2d": nn.Conv2d,
+    "conv3d": nn.Conv3d,
+}
+
+
+def check_depth(hidden: object, dropout: object) -> tuple[tuple[int, ...], float]:
+    """The sizes of hidden layers, and a probability.
+
+    Raises:
+        ArgumentError: sizes that are no whole numbers above zero, or a dropout outside [0, 1).
+    """
+    if isinstance(hidden, int) and not isinstance(hidden, bool):
+        hidden = (hidden,)
+    sizes = tuple(hidden) if isinstance(hidden, Sequence) and not isinstance(hidden, str) else (None,)
+    if any(isinstance(size, bool) or not isinstance(size, int) or size < 1 for size in sizes):
+        raise ArgumentError(
+            "hidden layers are given by their sizes",
+            where="hidden",
+            expected="whole numbers of at least 1, as in (4096, 2048)",
+            found=repr(hidden),
+            fix="surgery.replace_head(model, 7, hidden=(512,))",
+        )
+    number = isinstance(dropout, int | float) and not isinstance(dropout, bool)
+    if not number or not 0 <= float(dropout) < 1:  # type: ignore[arg-type]
+        raise ArgumentError(
+            "dropout is the probability to drop a feature",
+            where="dropout",
+            expected="a number from 0 to below 1",
+            found=repr(dropout),
+            fix="surgery.replace_head(model, 7, hidden=(512,), dropout=0.5)",
+        )
+    return tuple(size for size in sizes if size), float(dropout)  # type: ignore[arg-type]
+
+
+def deeper_steps(
+    model: nn.Module, head: Head, size: int, options: Options, *, real: bool
+) -> list[Step]:
+    """The step that puts a deeper head where the old layer was, at all its addresses.
+
+    Raises:
+        PlanError: the head is no plain linear or convolutional layer.
+    """
+    plain = head.kind == "linear" or head.kind in _CONVOLUTIONS
+    old = tree.get(model, head.address)
+    if not plain or not isinstance(old, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d):
+        raise PlanError(
+            f"a head of kind {head.kind!r} cannot be given hidden layers or dropout",
+            where=head.address or "(the model itself)",
+            expected="a Linear or Conv layer",
+            found=type(old).__name__,
+            fix="leave hidden and dropout out, or build it: "
+            f"surgery.replace(model, {{{head.address!r}: module}})",
+        )
+    new = _built(old, head, size, options, real=real)
+    carried_over(old, new, head.address)
+    kind = "root" if head.address == "" else "module"
+    before = f"{type(old).__name__} ({head.in_features} -> {head.num_classes})"
+    widths = " -> ".join(map(str, (head.in_features, *options.hidden, size)))
+    return [Step(kind, head.addresses, before, f"Sequential ({widths})", new)]  # type: ignore[arg-type]
+
+
+def _built(
+    old: nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d,
+    head: Head,
+    size: int,
+    options: Options,
+    *,
+    real: bool,
+) -> nn.Sequential:
+    weight = next(iter(old.parameters()))
+    place: dict[str, Any] = {
+        "device": weight.device if real else torch.device("meta"),
+        "dtype": weight.dtype,
+    }
+    layers: list[nn.Module] = []
+    width = head.in_features
+    widths = (*options.hidden, size)
+    for position, following in enumerate(widths):
+        last = position == len(widths) - 1
+        if options.dropout:
+            layers.append(nn.Dropout(options.dropout))
+        bias = old.bias is not None or not last
+        layer = _layer(old, width, following, bias, position == 0, place)
+        if real:
+            init = options.init if last else "default"
+            fan_in = fill_weight(layer.weight, 0, head.kind, init, options.generator)
+            if layer.bias is not None:
+                fill_bias(layer.bias, fan_in, init, options.generator)
+        layers.append(layer)
+        if not last:
+            layers.append(nn.ReLU())
+        width = following
+    built = nn.Sequential(*layers)
+    flag = weight.requires_grad if options.trainable is None else options.trainable
+    return built.requires_grad_(flag)
+
+
+def _layer(
+    old: nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d,
+    width: int,
+    following: int,
+    bias: bool,
+    first: bool,
+    place: dict[str, Any],
+) -> nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d:
+    # Values are drawn later, in one place; skip_init draws none.
+    if isinstance(old, nn.Linear):
+        return nn.utils.skip_init(nn.Linear, width, following, bias=bias, **place)
+    kind = next(cls for cls in _CONVOLUTIONS.values() if isinstance(old, cls))
+    form: dict[str, Any] = {"kernel_size": 1}
+    if first:
+        # The first layer looks at the same neighbourhood as the old head did.
+        form = {
+            name: getattr(old, name)
+            for name in ("kernel_size", "stride", "padding", "dilation", "padding_mode")
+        }
+    return nn.utils.skip_init(kind, width, following, bias=bias, **form, **place)

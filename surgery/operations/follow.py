@@ -1,0 +1,168 @@
+"""Every tensor with one entry a class: the head's own, and what lies behind it.
+
+A head's weight and bias, the tensors it is computed from (a weight norm's magnitudes, a pruning
+mask), and what meets the class axis afterwards (a bias, a temperature, BatchNorm over classes)
+all change together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from surgery.errors import PlanError
+from surgery.graph.axes import Meeting, follow, packet
+from surgery.graph.graph import Graph, Node, Ref
+from surgery.graph.walk import Mixing, weight_sources
+from surgery.heads import Head
+from surgery.survey import Site, Survey
+
+Part: TypeAlias = Literal["weight", "bias", "magnitude", "vector", "behind"]
+
+
+@dataclass(frozen=True)
+class PerClass:
+    """A parameter, buffer or plain tensor with one entry a class.
+
+    Attributes:
+        addresses: all of them.
+        role: ``parameter``, ``buffer`` or ``constant`` (a plain tensor hung on a module).
+        axis: the class axis.
+        part: what it is to the head: its ``weight``, its ``bias``, the ``magnitude`` of a weight
+            given in parts, a ``vector`` that estimates a norm, or something ``behind`` it.
+    """
+
+    addresses: tuple[str, ...]
+    role: str
+    axis: int
+    part: Part
+
+
+def per_class_tensors(survey: Survey, head: Head) -> tuple[PerClass, ...]:
+    """Find every tensor that must follow a head's number of classes.
+
+    Raises:
+        PlanError: something behind the head sums over its classes, or one tensor would have to
+            follow along two axes.
+    """
+    found: dict[tuple[str, ...], PerClass] = {}
+    for site in survey.sites[head.address]:
+        graph = survey.graphs[site.mode]
+        for item in _of_site(graph, site, head):
+            known = found.setdefault(item.addresses, item)
+            if known.axis != item.axis:
+                raise PlanError(
+                    "one tensor has the classes along two of its axes, and only one can follow",
+                    where=item.addresses[0],
+                    expected=f"classes along axis {known.axis}",
+                    found=f"classes along axis {item.axis} as well",
+                    fix=f"surgery.replace(model, {{{head.address!r}: module}})",
+                )
+    return tuple(found.values())
+
+
+def _of_site(graph: Graph, site: Site, head: Head) -> Iterator[PerClass]:
+    mixing = site.mixing
+    node = graph.nodes[mixing.node]
+    yield from _sources(graph, mixing.weight, weight_axis(graph, mixing), "weight", head)
+    for ref in node.inputs:
+        shape = graph.spec(ref).shape
+        additive = ref != mixing.weight and not graph.nodes[ref.node].depends_on_input
+        if additive and shape and shape[-1] == mixing.features:
+            yield from _sources(graph, ref, len(shape) - 1, "bias", head)
+    for meeting in site.track.meetings:
+        if not meeting.contracted:
+            yield from _sources(graph, meeting.operand, meeting.axis, "behind", head)
+        elif leads_to(graph, meeting.node, site):
+            _refuse_contraction(graph, meeting, head)
+
+
+def leads_to(graph: Graph, node: int, site: Site) -> bool:
+    """Whether an operation stands between a head and anything the model returns."""
+    ends = {leaf.source.node for leaf in graph.leaves if leaf.source is not None}
+    pending, seen = [node], set()
+    while pending:
+        index = pending.pop()
+        if index in ends:
+            return True
+        if index not in seen:
+            seen.add(index)
+            pending.extend(graph.users[index])
+    return False
+
+
+def weight_axis(graph: Graph, mixing: Mixing) -> int:
+    """The axis of the weight operand that becomes the feature axis."""
+    node = graph.nodes[mixing.node]
+    name = packet(node.operation)
+    shape = graph.spec(mixing.weight).shape
+    if "convolution" in name:
+        transposed = len(node.arguments) > 6 and node.arguments[6] is True
+        return 1 if transposed else 0
+    if name in ("_trilinear", "linear", "mkldnn_linear"):
+        return 0
+    if name in ("_cdist_forward", "_euclidean_dist"):
+        return len(shape) - 2
+    if name in ("mm", "addmm", "_addmm_activation", "mv", "addmv", "bmm", "baddbmm"):
+        if len(shape) == 3 and mixing.axis == 0:
+            return 0
+        second = node.inputs[-1] == mixing.weight
+        return len(shape) - 1 if second else max(len(shape) - 2, 0)
+    out = len(graph.spec(mixing.value).shape)
+    if name in ("sum", "mean", "linalg_vector_norm", "norm"):
+        matching = [axis for axis, size in enumerate(shape) if size == mixing.features]
+        return matching[0] if matching else 0
+    return mixing.axis - (out - len(shape))
+
+
+def _sources(graph: Graph, ref: Ref, axis: int, part: Part, head: Head) -> Iterator[PerClass]:
+    """The tensors an operand is computed from, each with the axis that becomes the operand's."""
+    pending: list[tuple[Ref, int, Part]] = [(ref, axis, part)]
+    seen: set[tuple[Ref, int]] = set()
+    while pending:
+        operand, place, kind = pending.pop(0)
+        if (operand, place) in seen:
+            continue
+        seen.add((operand, place))
+        size = graph.spec(operand).shape[place]
+        for source in weight_sources(graph, operand):
+            for own, length in enumerate(source.outputs[0].shape):
+                if length != size:
+                    continue
+                track = follow(graph, Ref(source.index), own)
+                reached = source.index == operand.node and own == place
+                if not reached and track.axes.get(operand) != place:
+                    continue
+                yield PerClass(source.addresses, source.role, own, _part(source, kind))
+                for meeting in track.meetings:
+                    inner = graph.nodes[meeting.operand.node]
+                    if graph.nodes[meeting.node].depends_on_input or inner.depends_on_input:
+                        continue
+                    reason: Part = "vector" if meeting.contracted else "magnitude"
+                    pending.append((meeting.operand, meeting.axis, reason))
+
+
+def _part(source: Node, kind: Part) -> Part:
+    shape = source.outputs[0].shape
+    flat = sum(size > 1 for size in shape) <= 1
+    if kind == "weight" and flat and len(shape) > 0:
+        return "magnitude"
+    if kind in ("magnitude", "vector") and not flat:
+        return "weight"
+    return kind
+
+
+def _refuse_contraction(graph: Graph, meeting: Meeting, head: Head) -> None:
+    sources = weight_sources(graph, meeting.operand)
+    names = ", ".join(source.addresses[0] for source in sources) or "a tensor made in forward"
+    node = graph.nodes[meeting.node]
+    raise PlanError(
+        f"the classes of {head.address or 'the head'!r} are read by a later layer, which was made "
+        f"for {head.num_classes} of them and cannot follow",
+        where=names,
+        expected="nothing behind the head that sums over its classes",
+        found=f"{node.operation} in {node.module or 'the model itself'}",
+        fix=f"choose another head with heads=, or replace both layers: "
+        f"surgery.replace(model, {{{head.address!r}: ..., ...}})",
+    )

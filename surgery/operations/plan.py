@@ -1,0 +1,188 @@
+"""What an operation is going to do, and what it did: Step, Plan, Check, Outcome."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+import torch
+from torch import nn
+
+from surgery import tree
+from surgery.graph.example import Example
+from surgery.graph.graph import Spec
+from surgery.shown import Shown
+
+if TYPE_CHECKING:
+    from surgery.operations.apply import Operated
+
+StepKind: TypeAlias = Literal["module", "parameter", "buffer", "attribute", "flag", "root"]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One thing that changes, at every one of its addresses.
+
+    Attributes:
+        kind: ``module``, ``parameter`` or ``buffer`` (a tensor); ``attribute`` (a fact such as
+            ``num_classes``); ``flag`` (``requires_grad`` of a parameter); ``root`` (the model
+            itself becomes another object).
+        addresses: where; for an attribute its full path, ``backbone.config.num_labels``.
+        module: for an attribute, the address of the module it hangs on.
+        before: what is there, in words.
+        after: what will be there, in words.
+        new: what is installed.
+    """
+
+    kind: StepKind
+    addresses: tuple[str, ...]
+    before: str
+    after: str
+    new: Any = field(repr=False, compare=False, default=None)
+    module: str = ""
+
+    @property
+    def address(self) -> str:
+        """The first address."""
+        return self.addresses[0]
+
+    @property
+    def path(self) -> str:
+        """For an attribute: its path from its module."""
+        return self.address[len(self.module) :].lstrip(".")
+
+    def __str__(self) -> str:
+        where = " = ".join(address or "(the model itself)" for address in self.addresses)
+        return f"{self.kind} {where}: {self.before} -> {self.after}"
+
+
+@dataclass(frozen=True)
+class OutputChange:
+    """One output in one mode, before and after.
+
+    Attributes:
+        mode: ``eval`` or ``train``.
+        path: where in the returned structure.
+        before: shape and dtype before.
+        after: shape and dtype that must come out afterwards.
+        class_axes: the axes that follow the number of classes.
+    """
+
+    mode: str
+    path: str
+    before: Spec | None
+    after: Spec
+    class_axes: tuple[int, ...] = ()
+
+    def __str__(self) -> str:
+        return f"{self.path} ({self.mode}): {self.before} -> {self.after}"
+
+
+@dataclass(frozen=True)
+class Plan(Shown):
+    """What an operation is going to do, and what must hold afterwards. Nothing is touched yet.
+
+    Attributes:
+        title: the operation, as a person would say it.
+        steps: what changes, in order.
+        outputs: every output in every mode that could be recorded, before and after.
+        parameters: number of parameters before and after, shared ones counted once.
+        features: for ``remove_head``: the size of the features that come out, by head address.
+        notes: what a person should know: blind spots, ties that end, facts that cannot follow.
+        example: the arguments the checks run with.
+    """
+
+    title: str
+    steps: tuple[Step, ...]
+    outputs: tuple[OutputChange, ...]
+    parameters: tuple[int, int]
+    features: Mapping[str, int] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    example: Example | None = field(repr=False, compare=False, default=None)
+
+    @property
+    def modes(self) -> tuple[str, ...]:
+        """The modes in which the outputs are checked."""
+        return tuple(dict.fromkeys(change.mode for change in self.outputs))
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was verified after an operation.
+
+    Attributes:
+        name: what was checked.
+        passed: whether it held.
+        finding: what was seen, in words.
+    """
+
+    name: str
+    passed: bool
+    finding: str
+
+    def __str__(self) -> str:
+        return f"{'ok' if self.passed else 'FAILED'}  {self.name}: {self.finding}"
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome(Shown):
+    """What an operation did.
+
+    Attributes:
+        model: the same model object, or a new one where the root itself was replaced.
+        plan: what was planned, and then done.
+        checks: what was verified, and what it showed. Empty for a dry run.
+        old: the tensors that were replaced, by address.
+        new: the tensors that were installed, by address.
+        operated: what ``undo`` needs; None for a dry run.
+    """
+
+    model: nn.Module
+    plan: Plan
+    checks: tuple[Check, ...] = ()
+    old: Mapping[str, torch.Tensor] = field(repr=False, default_factory=dict)
+    new: Mapping[str, torch.Tensor] = field(repr=False, default_factory=dict)
+    operated: Operated | None = field(repr=False, default=None)
+
+    @property
+    def feature_size(self) -> int | None:
+        """For ``remove_head``: the size of the features, where it is one number."""
+        sizes = set(self.plan.features.values())
+        return sizes.pop() if len(sizes) == 1 else None
+
+    def undo(self) -> nn.Module:
+        """Restore everything the operation changed, bit for bit, also after training.
+
+        Where the model moved to another device or dtype since, what comes back moves with it.
+        Untouched weights keep what training made of them.
+
+        Returns:
+            The model as it was: the same object that the operation was given.
+
+        Raises:
+            UndoError: it was a dry run, was undone or committed already, a later operation
+                stands on this one (undo that first), or a replaced part was replaced since.
+        """
+        from surgery.operations.apply import undo
+
+        return undo(self)
+
+    def commit(self) -> None:
+        """Let go of what ``undo`` would need. The operation can no longer be undone."""
+        if self.operated is not None:
+            self.operated.release("it was committed")
+
+
+def tensors_of(steps: tuple[Step, ...]) -> dict[str, torch.Tensor]:
+    """The tensors that steps install, by every address."""
+    found: dict[str, torch.Tensor] = {}
+    for step in steps:
+        for address in step.addresses:
+            if step.kind in ("parameter", "buffer"):
+                found[address] = step.new
+            elif step.kind in ("module", "root"):
+                for entry in tree.index(step.new).tensors.values():
+                    for inner in entry.addresses:
+                        found[tree.join(address, inner)] = entry.tensor
+    return found

@@ -1,0 +1,124 @@
+"""Try steps on a skeleton of the model: what comes out, without touching anything."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from surgery import tree
+from surgery.errors import PlanError, RecordError
+from surgery.graph.example import Example
+from surgery.graph.graph import Graph, Leaf
+from surgery.graph.record import record_graph
+from surgery.graph.skeleton import build_skeleton, is_floating
+from surgery.operations.journal import Journal
+from surgery.operations.plan import Step
+from surgery.operations.writes import makers
+
+Leaves = Mapping[str, Leaf]
+MODES = {"eval": False, "train": True}
+
+
+def outputs_after(
+    model: nn.Module, steps: tuple[Step, ...], example: Example, modes: Iterable[str]
+) -> dict[str, Leaves]:
+    """Run a model with steps applied, on stand-ins, and say what comes out in each mode.
+
+    Args:
+        model: the model, which stays as it is.
+        steps: what to try. Empty: the model as it is.
+        example: the arguments of forward.
+        modes: ``eval`` and ``train``, or one of them.
+
+    Returns:
+        For each mode the outputs by path.
+
+    Raises:
+        PlanError: the changed model does not run.
+    """
+    root = next((step.new for step in steps if step.kind == "root"), None)
+    subject = model if root is None else root
+
+    def edit(skeleton: nn.Module) -> None:
+        Journal().perform(makers(skeleton, steps, _stand_in(skeleton)))
+
+    found: dict[str, Leaves] = {}
+    for mode in modes:
+        try:
+            graph = record_graph(
+                subject, example, train=MODES[mode], edit=edit if steps else None, operations=False
+            )
+        except RecordError as error:
+            changed = ", ".join(step.address or "the model itself" for step in steps[:4])
+            raise PlanError(
+                f"with the change the model no longer runs in {mode} mode: {_reason(error)}",
+                where=changed,
+                expected="a forward pass that runs; something in it depends on the old sizes",
+                found=f"{type(error.__cause__).__name__} in {tree.class_name(type(model))}.forward",
+                fix="surgery.replace(model, {address: module}) for every layer that depends on it",
+            ) from error
+        found[mode] = {leaf.path: leaf for leaf in graph.leaves}
+    return found
+
+
+def _reason(error: RecordError) -> str:
+    text = str(error.__cause__ or error.what).strip()
+    return text.splitlines()[0] if text else error.what
+
+
+def _stand_in(skeleton: nn.Module) -> Any:
+    """What installs on a skeleton: meta where it is on meta, and never the caller's own tensor."""
+    floating = [p for p in skeleton.parameters() if is_floating(p.dtype)]
+    meta = not floating or all(parameter.is_meta for parameter in floating)
+
+    def transform(value: Any) -> Any:
+        if isinstance(value, nn.Module):
+            return build_skeleton(value, "meta" if meta else "real").model
+        if isinstance(value, torch.Tensor):
+            return _tensor(value, meta)
+        return value
+
+    return transform
+
+
+def _tensor(value: torch.Tensor, meta: bool) -> torch.Tensor:
+    if meta and is_floating(value.dtype):
+        new = torch.empty_like(value, device="meta")
+    elif not meta and value.is_meta:
+        new = torch.zeros(value.shape, dtype=value.dtype)
+    else:
+        new = value.detach().clone()
+    if isinstance(value, nn.Parameter):
+        return nn.Parameter(new, requires_grad=value.requires_grad)
+    return new
+
+
+class ProbeSizes:
+    """Sizes that equal no dimension in the recordings, nor a number of classes asked for.
+
+    Args:
+        graphs: the recordings.
+        taken: other numbers to stay away from.
+    """
+
+    def __init__(self, graphs: Iterable[Graph], taken: Iterable[int]) -> None:
+        self.used = set(taken)
+        for graph in graphs:
+            for node in graph.nodes:
+                for spec in node.outputs:
+                    self.used.update(spec.shape)
+
+    def next(self, multiple: int = 1) -> int:
+        """A size that was not given out yet: a prime, times what it must be a multiple of."""
+        size = next(
+            number * multiple
+            for number in itertools.count(11, 2)
+            if number * multiple not in self.used
+            and all(number % divisor for divisor in range(3, number, 2))
+        )
+        self.used.add(size)
+        return size

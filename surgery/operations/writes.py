@@ -1,0 +1,78 @@
+"""Turn the steps of a plan into assignments on a model, or on its skeleton."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import nn
+
+from surgery import tree
+from surgery.operations.journal import Write
+from surgery.operations.plan import Step
+
+Transform = Callable[[Any], Any]
+
+
+def makers(
+    model: nn.Module, steps: tuple[Step, ...], transform: Transform | None = None
+) -> list[Callable[[], list[Write]]]:
+    """For every step, what makes its writes when its turn comes.
+
+    Args:
+        model: the unwrapped model, or a skeleton of it.
+        steps: what to do. A ``root`` step writes nothing.
+        transform: applied to what is installed; a skeleton gets stand-ins.
+    """
+
+    def maker(step: Step) -> Callable[[], list[Write]]:
+        return lambda: _writes(model, step, transform)
+
+    return [maker(step) for step in steps if step.kind != "root"]
+
+
+def _writes(model: nn.Module, step: Step, transform: Transform | None) -> list[Write]:
+    new = transform(step.new) if transform is not None else step.new
+    if step.kind == "attribute":
+        return [attribute_write(tree.get_module(model, step.module), step.path, new)]
+    if step.kind == "flag":
+        return [Write(tree.get(model, step.address), "requires_grad", new)]
+    return [slot_write(model, address, new) for address in step.addresses]
+
+
+def slot_write(model: nn.Module, address: str, value: Any) -> Write:
+    """The assignment that puts a module or tensor at an address."""
+    owner, name = tree.split(address)
+    return Write(tree.get_module(model, owner), name, value)
+
+
+def attribute_write(module: nn.Module, path: str, value: Any) -> Write:
+    """The assignment that sets a fact, inside dicts, named tuples and frozen dataclasses too."""
+    names = path.split(".")
+    chain: list[Any] = [module]
+    for name in names[:-1]:
+        chain.append(member(chain[-1], name))
+    for position in reversed(range(len(chain))):
+        owner, name = chain[position], names[position]
+        if isinstance(owner, Mapping):
+            return Write(owner, name, value, "item")
+        if isinstance(owner, tuple) and hasattr(owner, "_replace"):
+            value = owner._replace(**{name: value})
+        elif _is_frozen(owner):
+            value = dataclasses.replace(owner, **{name: value})
+        else:
+            return Write(owner, name, value)
+    raise TypeError("a module can always be written to")
+
+
+def member(owner: Any, name: str) -> Any:
+    """One member of a configuration: an entry of a dict, else an attribute."""
+    return owner[name] if isinstance(owner, Mapping) else getattr(owner, name)
+
+
+def _is_frozen(owner: Any) -> bool:
+    parameters = getattr(type(owner), "__dataclass_params__", None)
+    return parameters is not None and bool(parameters.frozen)
+
+
