@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -61,34 +62,52 @@ def _members(value: Any) -> list[tuple[str, Any]]:
 
 
 def replace_tensors(value: Any, new: Callable[[torch.Tensor], torch.Tensor]) -> Any:
-    """The same nested value with every tensor replaced; containers are copied, never changed."""
+    """The same nested value with every tensor replaced; containers are copied, never changed.
+
+    Args:
+        value: as for ``tensors``. Where it contains itself, the inner one stays what it was.
+        new: gives the tensor to put in place of one.
+
+    Returns:
+        A value of the same type; the value itself where there is no tensor in it.
+
+    Example:
+        >>> import torch
+        >>> replace_tensors({"size": (2, torch.zeros(3))}, lambda tensor: tensor.shape)
+        {'size': (2, torch.Size([3]))}
+    """
+    return _replaced(value, new, ())
+
+
+def _replaced(
+    value: Any, new: Callable[[torch.Tensor], torch.Tensor], above: tuple[int, ...]
+) -> Any:
     if isinstance(value, torch.Tensor):
         return new(value)
-    if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return type(value)(*(replace_tensors(item, new) for item in value))
+    if value is None or isinstance(value, str | int | float) or id(value) in above:
+        return value
+    above = (*above, id(value))
     if isinstance(value, list | tuple):
-        return type(value)(replace_tensors(item, new) for item in value)
+        items = [_replaced(item, new, above) for item in value]
+        if hasattr(value, "_fields"):
+            return type(value)(*items)
+        return tuple(items) if type(value) is tuple else type(value)(items)
     if isinstance(value, dict):
         copied = value.copy()
         for key, item in value.items():
-            copied[key] = replace_tensors(item, new)
+            copied[key] = _replaced(item, new, above)
         return copied
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = {
-            f.name: replace_tensors(getattr(value, f.name), new)
-            for f in dataclasses.fields(value)
-            if f.init
-        }
-        return dataclasses.replace(value, **fields)
-    if any(True for _ in tensors(value)):
-        return _replace_attributes(value, new)
-    return value
-
-
-def _replace_attributes(value: Any, new: Callable[[torch.Tensor], torch.Tensor]) -> Any:
-    import copy
-
+    if not any(True for _ in tensors(value)):
+        return value
     copied = copy.copy(value)
-    for name, item in getattr(value, "__dict__", {}).items():
-        copied.__dict__[name] = replace_tensors(item, new)
+    for name, item in _attributes(value).items():
+        # Not setattr: a frozen dataclass has none.
+        object.__setattr__(copied, name, _replaced(item, new, above))
     return copied
+
+
+def _attributes(value: Any) -> dict[str, Any]:
+    if dataclasses.is_dataclass(value):
+        fields = (field.name for field in dataclasses.fields(value))
+        return {name: getattr(value, name) for name in fields if hasattr(value, name)}
+    return dict(getattr(value, "__dict__", {}))
