@@ -59,6 +59,8 @@ class Execution(TorchDispatchMode):  # type: ignore[no-untyped-call]
         super().__init__()  # type: ignore[no-untyped-call]
         self.stand_ins = stand_ins
         self.observer = observer
+        # Originals that the code reached, by ``id``, with their version before that.
+        self.reached: dict[int, tuple[torch.Tensor, int]] = {}
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -91,11 +93,23 @@ class Execution(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _substitute(self, call: Call) -> None:
         def swap(tensor: torch.Tensor) -> torch.Tensor:
-            return self.stand_ins.get(id(tensor), tensor)
+            stand_in = self.stand_ins.get(id(tensor))
+            if stand_in is None:
+                return tensor
+            if not tensor.is_inference():
+                self.reached.setdefault(id(tensor), (tensor, tensor._version))
+            return stand_in
 
         call.args = replace_tensors(call.args, swap)
         call.kwargs = replace_tensors(call.kwargs, swap)
         call.given = [swap(tensor) for tensor in call.given]
+
+    def close(self) -> None:
+        """Put back what the forward pass did to the model's own tensors."""
+        # Autograd counts a write before it asks where to run it.
+        originals = tuple(tensor for tensor, _ in self.reached.values())
+        versions = tuple(version for _, version in self.reached.values())
+        torch._C._autograd._unsafe_set_version_counter(originals, versions)
 
     def execute(self, call: Call) -> Any:
         """Run one operation."""
@@ -125,8 +139,9 @@ class RealExecution(Execution):  # type: ignore[no-untyped-call]
                 self.backups[storage] = self.shared[storage].detach().clone()
         return call.func(*call.args, **call.kwargs)
 
-    def __exit__(self, *exception: Any) -> None:
-        super().__exit__(*exception)  # type: ignore[no-untyped-call]
+    def close(self) -> None:
+        """Put back what the forward pass did to the model's own tensors."""
+        super().close()
         with torch.no_grad():
             for storage, backup in self.backups.items():
                 # ``data`` leaves the version counter of the model's own parameter alone.

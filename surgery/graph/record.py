@@ -144,7 +144,7 @@ def _run(
         recorder = _recorder(skeleton, inputs, attempt.backend) if operations else None
         execution = _execution(skeleton, recorder, attempt.backend)
         watching = recorder.watching(skeleton.modules) if recorder else contextlib.nullcontext()
-        with attempt.modes(), watching, execution:
+        with contextlib.closing(execution), attempt.modes(), watching, execution:
             output = skeleton.model(*inputs.args, **inputs.kwargs)
             outputs = list(tensors(output))
     leaves = tuple(

@@ -23,20 +23,20 @@ def _bytes(tensor: torch.Tensor) -> object:
 
 def _tensor(tensor: torch.Tensor) -> tuple[object, ...]:
     version = None if tensor.is_inference() else tensor._version
-    grad = None if tensor.grad is None else _bytes(tensor.grad)
+    grad = _bytes(tensor.grad) if tensor.is_leaf and tensor.grad is not None else None
     facts = (tensor.dtype, tensor.device, tensor.requires_grad, tensor.shape, tensor.stride())
     return (id(tensor), version, _bytes(tensor), grad, *facts)
 
 
-def state_of(model: nn.Module) -> object:
+def state_of(model: nn.Module) -> tuple[dict[Any, Any], dict[Any, Any]]:
     """Everything a model holds: tensors bit for bit, attributes, hooks, train flags."""
     tensors = {
         entry.addresses: _tensor(entry.tensor) for entry in tree.index(model).tensors.values()
     }
-    modules = [
-        (name, id(module), module.training, list(module.__dict__), _identities(module))
+    modules = {
+        name: (id(module), module.training, list(module.__dict__), _identities(module))
         for name, module in model.named_modules(remove_duplicate=False)
-    ]
+    }
     return tensors, modules
 
 
@@ -75,7 +75,10 @@ def untouched() -> Callable[..., AbstractContextManager[None]]:
         before = now()
         yield
         after = now()
-        assert after[0] == before[0]
+        for old, new in zip(before[0], after[0], strict=True):
+            assert new.keys() == old.keys()
+            for key in old:
+                assert new[key] == old[key], key
         assert after[1] == before[1]
         assert after[2] == before[2]
 
