@@ -11,6 +11,11 @@ if TYPE_CHECKING:
     from surgery.graph.graph import Graph
     from surgery.heads import Head, Heads, find_heads
     from surgery.layers import summary
+    from surgery.operations.backbone import remove_head
+    from surgery.operations.freezing import freeze, unfreeze
+    from surgery.operations.head import replace_head
+    from surgery.operations.module import replace
+    from surgery.operations.plan import Outcome, Plan
     from surgery.parameters import Audit, audit
     from surgery.recording import record
 
@@ -22,10 +27,17 @@ _DOOR = {
     "Graph": "surgery.graph.graph",
     "Head": "surgery.heads",
     "Heads": "surgery.heads",
+    "Outcome": "surgery.operations.plan",
+    "Plan": "surgery.operations.plan",
     "audit": "surgery.parameters",
     "find_heads": "surgery.heads",
+    "freeze": "surgery.operations.freezing",
     "record": "surgery.recording",
+    "remove_head": "surgery.operations.backbone",
+    "replace": "surgery.operations.module",
+    "replace_head": "surgery.operations.head",
     "summary": "surgery.layers",
+    "unfreeze": "surgery.operations.freezing",
 }
 
 __all__ = [
@@ -35,10 +47,17 @@ __all__ = [
     "Graph",
     "Head",
     "Heads",
+    "Outcome",
+    "Plan",
     "audit",
     "find_heads",
+    "freeze",
     "record",
+    "remove_head",
+    "replace",
+    "replace_head",
     "summary",
+    "unfreeze",
 ]
 
 

@@ -68,7 +68,7 @@ def fact_steps(
     A fact follows the heads inside the module it stands on; where those get different numbers,
     or one of them keeps its own, it says nothing of one head and stays.
     """
-    labels = {}
+    labels: dict[int, tuple[str, ...]] = {}
     for fact in facts:
         concerned = [h for h in everything if _about(fact, h)]
         numbers = {_new_size(head, heads) for head in concerned}

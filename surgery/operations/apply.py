@@ -140,9 +140,7 @@ def undo(outcome: Outcome) -> nn.Module:
             fix="call the verb without dry_run=True to carry the plan out",
         )
     if operated.over:
-        raise UndoError(
-            f"this outcome cannot be undone: {operated.over}", where=outcome.plan.title
-        )
+        raise UndoError(f"this outcome cannot be undone: {operated.over}", where=outcome.plan.title)
     later = history.later_than(operated.entry, operated.ground)
     if later is not None:
         raise UndoError(

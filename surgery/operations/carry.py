@@ -7,6 +7,7 @@ from typing import Any
 from torch import nn
 
 from surgery.errors import PlanError
+from surgery.operations.journal import Write
 
 _TABLES = (
     "_forward_hooks",
@@ -19,22 +20,15 @@ _TABLES = (
 )
 
 
-def carried_over(old: nn.Module, new: nn.Module, address: str) -> None:
-    """Give a new module the mode and the hooks of the one whose place it is going to take.
-
-    The hook tables are shared, not copied, so that a user's ``handle.remove()`` still works.
-    Hooks by which torch recomputes a weight (weight norm, pruning) belong to the old weight and
-    stay behind.
+def check_carry(old: nn.Module, new: nn.Module, address: str) -> None:
+    """Refuse where the hooks of the old module cannot pass to the new one.
 
     Raises:
-        PlanError: the old module has hooks of both sorts, which cannot be told apart by a handle,
-            or both modules have hooks.
+        PlanError: the old module has hooks of a user beside those by which torch recomputes a
+            weight, which no handle tells apart, or both modules have hooks.
     """
-    new.train(old.training)
-    theirs = [hook for hook in _hooks(old) if not _is_structural(hook)]
-    if not theirs:
-        return
-    if len(theirs) < len(_hooks(old)) or _hooks(new):
+    theirs = _users_hooks(old)
+    if theirs and (len(theirs) < len(_hooks(old)) or _hooks(new)):
         raise PlanError(
             "the hooks of the old module cannot be carried over to the new one",
             where=address or "(the model itself)",
@@ -42,10 +36,31 @@ def carried_over(old: nn.Module, new: nn.Module, address: str) -> None:
             found=f"{len(_hooks(old))} hooks on the old module, {len(_hooks(new))} on the new one",
             fix="remove one set of hooks first: handle.remove()",
         )
-    for name in _TABLES:
-        if name in old.__dict__:
-            new.__dict__[name] = old.__dict__[name]
-    new._is_full_backward_hook = old._is_full_backward_hook
+
+
+def carry_writes(old: nn.Module, new: nn.Module) -> list[Write]:
+    """What gives a new module the mode and the hooks of the one whose place it takes.
+
+    The hook tables are shared, not copied, so that a user's ``handle.remove()`` still works.
+    Hooks by which torch recomputes a weight (weight norm, pruning) belong to the old weight and
+    stay behind.
+    """
+    writes = [
+        Write(module, "training", old.training)
+        for module in new.modules()
+        if module.training is not old.training
+    ]
+    if _users_hooks(old):
+        writes += [
+            Write(new, name, old.__dict__[name])
+            for name in (*_TABLES, "_is_full_backward_hook")
+            if name in old.__dict__
+        ]
+    return writes
+
+
+def _users_hooks(module: nn.Module) -> list[Any]:
+    return [hook for hook in _hooks(module) if not _is_structural(hook)]
 
 
 def _hooks(module: nn.Module) -> list[Any]:

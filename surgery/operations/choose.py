@@ -36,7 +36,9 @@ def check_num_classes(num_classes: object, where: str = "num_classes") -> int:
     return num_classes
 
 
-def check_classes(classes: object, num_classes: object) -> tuple[int | None, tuple[str, ...] | None]:
+def check_classes(
+    classes: object, num_classes: object
+) -> tuple[int | None, tuple[str, ...] | None]:
     """The number of classes and their names, from either or both.
 
     Raises:
@@ -146,7 +148,9 @@ def _asked(
                 found=f"num_classes={num_classes}, heads={dict(wanted)!r}",
                 fix=f"surgery.{verb}(model, heads={dict(wanted)!r})",
             )
-        sizes = {address: check_num_classes(n, f"heads[{address!r}]") for address, n in wanted.items()}
+        sizes = {
+            address: check_num_classes(n, f"heads[{address!r}]") for address, n in wanted.items()
+        }
         return [(_named(heads, address), size) for address, size in sizes.items()]
     addresses = [wanted] if isinstance(wanted, str) else list(wanted or ())
     if not addresses or not all(isinstance(address, str) for address in addresses):

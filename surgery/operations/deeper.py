@@ -11,7 +11,7 @@ from torch import nn
 from surgery import tree
 from surgery.errors import ArgumentError, PlanError
 from surgery.heads import Head
-from surgery.operations.carry import carried_over
+from surgery.operations.carry import check_carry
 from surgery.operations.plan import Step
 from surgery.operations.values import fill_bias, fill_weight
 
@@ -33,7 +33,9 @@ def check_depth(hidden: object, dropout: object) -> tuple[tuple[int, ...], float
     """
     if isinstance(hidden, int) and not isinstance(hidden, bool):
         hidden = (hidden,)
-    sizes = tuple(hidden) if isinstance(hidden, Sequence) and not isinstance(hidden, str) else (None,)
+    sizes = (
+        tuple(hidden) if isinstance(hidden, Sequence) and not isinstance(hidden, str) else (None,)
+    )
     if any(isinstance(size, bool) or not isinstance(size, int) or size < 1 for size in sizes):
         raise ArgumentError(
             "hidden layers are given by their sizes",
@@ -74,7 +76,7 @@ def deeper_steps(
             f"surgery.replace(model, {{{head.address!r}: module}})",
         )
     new = _built(old, head, size, options, real=real)
-    carried_over(old, new, head.address)
+    check_carry(old, new, head.address)
     kind = "root" if head.address == "" else "module"
     before = f"{type(old).__name__} ({head.in_features} -> {head.num_classes})"
     widths = " -> ".join(map(str, (head.in_features, *options.hidden, size)))
@@ -125,15 +127,13 @@ def _layer(
     first: bool,
     place: dict[str, Any],
 ) -> nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d:
-    # Values are drawn later, in one place; skip_init draws none.
-    if isinstance(old, nn.Linear):
-        return nn.utils.skip_init(nn.Linear, width, following, bias=bias, **place)
-    kind = next(cls for cls in _CONVOLUTIONS.values() if isinstance(old, cls))
-    form: dict[str, Any] = {"kernel_size": 1}
-    if first:
+    kind: type[nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d] = nn.Linear
+    form: dict[str, Any] = {}
+    if not isinstance(old, nn.Linear):
+        kind = next(cls for cls in _CONVOLUTIONS.values() if isinstance(old, cls))
+        names = ("kernel_size", "stride", "padding", "dilation", "padding_mode")
         # The first layer looks at the same neighbourhood as the old head did.
-        form = {
-            name: getattr(old, name)
-            for name in ("kernel_size", "stride", "padding", "dilation", "padding_mode")
-        }
-    return nn.utils.skip_init(kind, width, following, bias=bias, **form, **place)
+        form = {name: getattr(old, name) for name in names} if first else {"kernel_size": 1}
+    # Made without values, which are drawn in one place from one generator.
+    layer = kind(width, following, bias=bias, **form, **{**place, "device": "meta"})
+    return layer.to_empty(device=place["device"])

@@ -22,6 +22,7 @@ from surgery.operations.deeper import check_depth, deeper_steps
 from surgery.operations.follow import PerClass, per_class_tensors
 from surgery.operations.plan import Outcome, OutputChange, Plan, Step
 from surgery.operations.simulate import ProbeSizes, outputs_after
+from surgery.operations.size import growth
 from surgery.operations.values import (
     Init,
     carry_on,
@@ -33,7 +34,6 @@ from surgery.operations.values import (
     parameter_like,
     resized,
 )
-from surgery.operations.verify import count_parameters
 from surgery.survey import Site, Survey, survey
 
 
@@ -157,12 +157,12 @@ def _plan(
     after = outputs_after(model, probed, known.example, known.graphs)
     outputs = tuple(_changes(known, chosen, trial, after))
     steps = _steps(model, known, chosen, items, names, options, real=True)
-    before = count_parameters(model)
     return Plan(
         title,
         steps,
         outputs,
-        (before, before + _growth(model, steps)),
+        growth(model, steps),
+        probes={head.address: size for head, size in trial},
         notes=_notes(model, known, chosen, names, steps),
         example=known.example,
     )
@@ -179,7 +179,9 @@ def _trial(
     probes = ProbeSizes(known.graphs.values(), [size for _, size in chosen])
     trial: list[tuple[Head, int]] = []
     for head, size in chosen:
-        partner = next((n for n, (other, _) in enumerate(trial) if _together(known, head, other)), None)
+        partner = next(
+            (n for n, (other, _) in enumerate(trial) if _together(known, head, other)), None
+        )
         if partner is None:
             trial.append((head, probes.next(getattr(_module(model, head), "groups", 1))))
             continue
@@ -262,6 +264,10 @@ def _steps(
         steps += layer_steps(model, tensors, head.num_classes, size)
         for step in steps:
             _keep(found, step)
+    root = [step for step in found.values() if step.kind == "root"]
+    if root:
+        # The model becomes another object; what hangs on the old one stays with it.
+        return tuple(root)
     for step in fact_steps(model, known.facts, chosen, known.heads, names):
         found.setdefault(step.addresses, step)
     return tuple(found.values())
@@ -357,30 +363,6 @@ def _norms(weight: torch.Tensor, axis: int, new: torch.Tensor) -> None:
         others = [dim for dim in range(weight.dim()) if dim != axis]
         norms = torch.linalg.vector_norm(weight.detach(), dim=others)
         new.copy_(norms.reshape(new.shape) if norms.numel() == new.numel() else new.fill_(1))
-
-
-def _growth(model: nn.Module, steps: tuple[Step, ...]) -> int:
-    """By how many parameters steps make a model larger."""
-    grown = 0
-    for step in steps:
-        if step.kind == "parameter":
-            old = tree.get(model, step.address)
-            grown += step.new.numel() - (old.numel() if isinstance(old, torch.Tensor) else 0)
-        elif step.kind in ("module", "root"):
-            grown += count_parameters(step.new) - _owned(model, step)
-    return grown
-
-
-def _owned(model: nn.Module, step: Step) -> int:
-    """Parameters that leave the model with a module: those that live nowhere else in it."""
-    leaving = 0
-    for entry in tree.index(model).of_kind("parameter"):
-        if all(
-            any(a == b or a.startswith(f"{b}.") or not b for b in step.addresses)
-            for a in entry.addresses
-        ):
-            leaving += entry.tensor.numel()
-    return leaving
 
 
 def _changes(

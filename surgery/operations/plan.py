@@ -88,7 +88,10 @@ class Plan(Shown):
         steps: what changes, in order.
         outputs: every output in every mode that could be recorded, before and after.
         parameters: number of parameters before and after, shared ones counted once.
+        probes: for ``replace_head``: the numbers of classes with which the class axes were found,
+            by head address; they equal no other dimension.
         features: for ``remove_head``: the size of the features that come out, by head address.
+        feature_size: their size where it is one number, auxiliary heads aside.
         notes: what a person should know: blind spots, ties that end, facts that cannot follow.
         example: the arguments the checks run with.
     """
@@ -97,7 +100,9 @@ class Plan(Shown):
     steps: tuple[Step, ...]
     outputs: tuple[OutputChange, ...]
     parameters: tuple[int, int]
+    probes: Mapping[str, int] = field(default_factory=dict)
     features: Mapping[str, int] = field(default_factory=dict)
+    feature_size: int | None = None
     notes: tuple[str, ...] = ()
     example: Example | None = field(repr=False, compare=False, default=None)
 
@@ -148,8 +153,7 @@ class Outcome(Shown):
     @property
     def feature_size(self) -> int | None:
         """For ``remove_head``: the size of the features, where it is one number."""
-        sizes = set(self.plan.features.values())
-        return sizes.pop() if len(sizes) == 1 else None
+        return self.plan.feature_size
 
     def undo(self) -> nn.Module:
         """Restore everything the operation changed, bit for bit, also after training.

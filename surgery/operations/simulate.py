@@ -50,7 +50,11 @@ def outputs_after(
     for mode in modes:
         try:
             graph = record_graph(
-                subject, example, train=MODES[mode], edit=edit if steps else None, operations=False
+                subject,
+                example,
+                train=MODES[mode],
+                edit=edit if steps and root is None else None,
+                operations=False,
             )
         except RecordError as error:
             changed = ", ".join(step.address or "the model itself" for step in steps[:4])

@@ -53,11 +53,6 @@ class ModelState:
         return cls(tensors, modules, count)
 
 
-def count_parameters(model: nn.Module) -> int:
-    """Number of parameters, shared ones once."""
-    return sum(entry.tensor.numel() for entry in tree.index(model).of_kind("parameter"))
-
-
 def _state(entry: tree.Entry) -> TensorState:
     tensor = entry.tensor
     strided = tensor.layout == torch.strided and not tensor.is_meta
@@ -108,15 +103,15 @@ class _Touched:
 
     def __init__(self, plan: Plan) -> None:
         self.modules = {a for s in plan.steps if s.kind in ("module", "root") for a in s.addresses}
-        self.tensors = {a for s in plan.steps if s.kind in ("parameter", "buffer") for a in s.addresses}
+        self.tensors = {
+            a for s in plan.steps if s.kind in ("parameter", "buffer") for a in s.addresses
+        }
         self.flags = {a for s in plan.steps if s.kind == "flag" for a in s.addresses}
         # Attributes of a module may be plain tensors; they are planned as attributes.
         self.tensors |= {a for s in plan.steps if s.kind == "attribute" for a in s.addresses}
 
     def module(self, address: str) -> bool:
-        return any(
-            root in ("", address) or address.startswith(f"{root}.") for root in self.modules
-        )
+        return any(root in ("", address) or address.startswith(f"{root}.") for root in self.modules)
 
     def tensor(self, address: str) -> bool:
         return address in self.tensors or self.module(address)
@@ -136,7 +131,13 @@ def _check_outputs(model: nn.Module, plan: Plan) -> Check:
     classes = sum(bool(change.class_axes) for change in plan.outputs)
     moved = f"the class axis of {classes} is as asked, " if classes else ""
     modes = " and ".join(plan.modes)
-    return Check(name, True, f"{len(plan.outputs)} outputs in {modes}: {moved}no other shape moved")
+    tried = ", ".join(str(size) for size in sorted(set(plan.probes.values())))
+    found_with = f" (axes found by trying {tried} classes)" if tried else ""
+    return Check(
+        name,
+        True,
+        f"{len(plan.outputs)} outputs in {modes}: {moved}no other shape moved{found_with}",
+    )
 
 
 def _wrong_outputs(

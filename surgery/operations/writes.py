@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from surgery import tree
+from surgery.operations.carry import carry_writes
 from surgery.operations.journal import Write
 from surgery.operations.plan import Step
 
@@ -22,14 +23,14 @@ def makers(
 
     Args:
         model: the unwrapped model, or a skeleton of it.
-        steps: what to do. A ``root`` step writes nothing.
+        steps: what to do. A ``root`` step only prepares the new root.
         transform: applied to what is installed; a skeleton gets stand-ins.
     """
 
     def maker(step: Step) -> Callable[[], list[Write]]:
         return lambda: _writes(model, step, transform)
 
-    return [maker(step) for step in steps if step.kind != "root"]
+    return [maker(step) for step in steps]
 
 
 def _writes(model: nn.Module, step: Step, transform: Transform | None) -> list[Write]:
@@ -38,7 +39,12 @@ def _writes(model: nn.Module, step: Step, transform: Transform | None) -> list[W
         return [attribute_write(tree.get_module(model, step.module), step.path, new)]
     if step.kind == "flag":
         return [Write(tree.get(model, step.address), "requires_grad", new)]
-    return [slot_write(model, address, new) for address in step.addresses]
+    writes: list[Write] = []
+    if isinstance(new, nn.Module):
+        writes += carry_writes(tree.get_module(model, step.address), new)
+    if step.kind != "root":
+        writes += [slot_write(model, address, new) for address in step.addresses]
+    return writes
 
 
 def slot_write(model: nn.Module, address: str, value: Any) -> Write:
@@ -74,5 +80,3 @@ def member(owner: Any, name: str) -> Any:
 def _is_frozen(owner: Any) -> bool:
     parameters = getattr(type(owner), "__dataclass_params__", None)
     return parameters is not None and bool(parameters.frozen)
-
-

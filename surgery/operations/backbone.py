@@ -1,0 +1,154 @@
+"""Remove heads: the model gives out the features its classes were made from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+
+from surgery import tree
+from surgery.errors import PlanError
+from surgery.families.registry import Registry
+from surgery.heads import Head
+from surgery.operations.agree import fact_steps
+from surgery.operations.apply import apply
+from surgery.operations.carry import check_carry
+from surgery.operations.choose import Wanted, choose
+from surgery.operations.follow import per_class_tensors
+from surgery.operations.plan import Outcome, OutputChange, Plan, Step
+from surgery.operations.simulate import outputs_after
+from surgery.operations.size import growth
+from surgery.survey import Survey, survey
+
+
+def remove_head(
+    model: nn.Module,
+    *,
+    heads: Wanted = None,
+    example: Any = None,
+    dry_run: bool = False,
+    registry: Registry | None = None,
+) -> Outcome:
+    """Take the heads out of a model, so that features come out instead of classes.
+
+    An ``nn.Identity`` takes the place of each head, at every address. Attributes that give the
+    number of classes become 0. The operation is verified and undone like every other.
+
+    Args:
+        model: any module; it is changed in place.
+        heads: which heads, as in ``replace_head``.
+        example: the arguments of one forward pass; left out, it is supplied or inferred.
+        dry_run: return the plan in an outcome, and touch nothing.
+        registry: the plugins to ask; those installed, if left out.
+
+    Returns:
+        The outcome; ``outcome.feature_size`` is the size of the features.
+
+    Raises:
+        NoHeadError, AmbiguousHeadError, ArgumentError: as in ``replace_head``.
+        PlanError: the head is no layer that can be taken out. Nothing was touched.
+        WrappedModelError: the model is inside DataParallel, DistributedDataParallel or FSDP.
+        VerificationError: a check failed. Everything was undone.
+
+    Example:
+        >>> import torch, surgery
+        >>> model = torch.nn.Sequential(torch.nn.Linear(8, 16), torch.nn.ReLU(), torch.nn.Linear(16, 5))
+        >>> outcome = surgery.remove_head(model, heads="2")
+        >>> outcome.feature_size, model(torch.zeros(1, 8)).shape
+        (16, torch.Size([1, 16]))
+    """
+    tree.check_model(model)
+    tree.check_changeable(model)
+    known = survey(model, example, registry=registry)
+    chosen = [head for head, _ in choose(known.heads, heads, None, "remove_head")]
+    plan = _plan(tree.unwrap(model), known, chosen)
+    return Outcome(model, plan) if dry_run else apply(model, plan)
+
+
+def _plan(model: nn.Module, known: Survey, chosen: list[Head]) -> Plan:
+    steps: list[Step] = []
+    for head in chosen:
+        tree.check_changeable(model, head.address)
+        steps.append(_step(model, known, head))
+    gone = [(head, 0) for head in chosen]
+    if not any(step.kind == "root" for step in steps):
+        steps += fact_steps(model, known.facts, gone, known.heads, None)
+    after = outputs_after(model, tuple(steps), known.example, known.graphs)
+    return Plan(
+        f"remove_head({', '.join(repr(head.address) for head in chosen)})",
+        tuple(steps),
+        tuple(_changes(known, chosen, after)),
+        growth(model, tuple(steps)),
+        features={head.address: head.in_features for head in chosen},
+        feature_size=_feature_size(chosen),
+        notes=known.blind_spots,
+        example=known.example,
+    )
+
+
+def _feature_size(heads: list[Head]) -> int | None:
+    main = [head for head in heads if head.role != "aux"] or heads
+    sizes = {head.in_features for head in main}
+    return sizes.pop() if len(sizes) == 1 else None
+
+
+def _step(model: nn.Module, known: Survey, head: Head) -> Step:
+    layer = tree.get(model, head.address)
+    if not isinstance(layer, nn.Module) or head.kind in ("computed", "bilinear", "embedding"):
+        raise PlanError(
+            f"a head of kind {head.kind!r} is no layer with one input that can be taken out",
+            where=head.address or "(the model itself)",
+            expected="a layer that takes features and gives classes",
+            found=type(layer).__name__,
+            fix="change forward to return the features",
+        )
+    behind = [item for item in per_class_tensors(known, head) if item.part == "behind"]
+    if behind:
+        raise PlanError(
+            "behind this head stands something with one entry a class, which features do not fit",
+            where=", ".join(item.addresses[0] for item in behind),
+            expected="nothing behind the head that depends on the number of classes",
+            found=f"{len(behind)} tensors of {head.num_classes} entries",
+            fix="surgery.replace(model, {address: torch.nn.Identity()}) for those layers first",
+        )
+    identity = nn.Identity()
+    check_carry(layer, identity, head.address)
+    kind = "root" if head.address == "" else "module"
+    before = f"{type(layer).__name__} ({head.in_features} -> {head.num_classes})"
+    return Step(kind, head.addresses, before, "Identity", identity)  # type: ignore[arg-type]
+
+
+def _changes(
+    known: Survey, chosen: list[Head], after: Mapping[str, Mapping[str, Any]]
+) -> list[OutputChange]:
+    changes = []
+    for mode, leaves in after.items():
+        before = {leaf.path: leaf.spec for leaf in known.graphs[mode].leaves}
+        made = {
+            site.leaf.path: head
+            for head in chosen
+            for site in known.sites[head.address]
+            if site.mode == mode
+        }
+        for path, leaf in leaves.items():
+            old = before.pop(path, None)
+            head = made.get(path)
+            if old is None or (head is None and old != leaf.spec):
+                raise _moved(path, mode, old, leaf.spec)
+            if head is not None and head.in_features not in leaf.spec.shape:
+                raise _moved(path, mode, f"{head.in_features} features", leaf.spec)
+            changes.append(OutputChange(mode, path, old, leaf.spec))
+        for path, spec in before.items():
+            raise _moved(path, mode, spec, None)
+    return changes
+
+
+def _moved(path: str, mode: str, expected: object, found: object) -> PlanError:
+    return PlanError(
+        "without the head an output changes in a way that is not explained by it",
+        where=f"{path} ({mode})",
+        expected=str(expected),
+        found=str(found),
+        fix="choose the heads to take out with heads=",
+    )
