@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
+from heapq import heappop, heappush
 from typing import Any
 
 import torch
@@ -45,6 +46,10 @@ class Track:
     lost: tuple[int, ...]
 
 
+# Pointwise as well, and not tagged so.
+_UNTAGGED = frozenset({"copy_", "copy", "dropout", "_prelu_kernel", "masked_scatter"})
+
+
 @cache
 def operator(name: str) -> Any:
     """The operator of a node's name, or None: ``aten.add.Tensor``."""
@@ -61,7 +66,7 @@ def operator(name: str) -> Any:
 def is_pointwise(name: str) -> bool:
     """Whether an operator works element by element, with broadcasting."""
     tags = getattr(operator(name), "tags", ())
-    return torch.Tag.pointwise in tags or packet(name) in ("copy_", "copy", "dropout")
+    return torch.Tag.pointwise in tags or packet(name) in _UNTAGGED
 
 
 def packet(name: str) -> str:
@@ -84,9 +89,10 @@ def follow(graph: Graph, start: Ref, axis: int) -> Track:
     axes: dict[Ref, int] = {start: axis}
     meetings: list[Meeting] = []
     lost: list[int] = []
-    for node in graph.nodes[start.node + 1 :]:
-        if node.role != "operation":
-            continue
+    pending = list(graph.users[start.node])
+    seen = set(pending)
+    while pending:
+        node = graph.nodes[heappop(pending)]
         found: int | None = None
         for position, ref in enumerate(node.inputs):
             if ref not in axes:
@@ -101,6 +107,10 @@ def follow(graph: Graph, start: Ref, axis: int) -> Track:
             for output, spec in enumerate(node.outputs):
                 if found < len(spec.shape):
                     axes[Ref(node.index, output)] = found
+            for user in graph.users[node.index]:
+                if user not in seen:
+                    seen.add(user)
+                    heappush(pending, user)
     return Track(axes, tuple(meetings), tuple(lost))
 
 
@@ -116,7 +126,7 @@ def _step(graph: Graph, node: Node, position: int, axis: int) -> int | None:
         found = rule(node, position, axis, before, after)
         return _class_by_class(graph, node, position, axis) if found is None else found
     if is_pointwise(node.operation):
-        return axis + len(after) - len(before)
+        return _expand(node, position, axis, before, after)
     return axis if len(after) == len(before) else None
 
 
@@ -253,7 +263,9 @@ def _select(
 def _expand(
     node: Node, position: int, axis: int, before: tuple[int, ...], after: tuple[int, ...]
 ) -> int | None:
-    return axis + len(after) - len(before)
+    found = axis + len(after) - len(before)
+    # One entry that is broadcast against many is no axis of the result.
+    return found if before[axis] in (after[found], 0) or after[found] == 0 else None
 
 
 def _stack(
@@ -321,11 +333,25 @@ def _index(
 ) -> int | None:
     indices = node.arguments[1]
     first = next((i for i, index in enumerate(indices) if index is not None), 0)
-    if position > 0 or any(index is None for index in indices[first:]):
+    if position > 0:
+        return None
+    if axis == first == len(indices) - 1 and before[axis] == after[axis]:
+        # The same entries in another order, where the index is a vector.
+        return axis if len(before) == len(after) else None
+    if any(index is None for index in indices[first:]):
         return None
     if axis < first:
         return axis
     return None if axis < len(indices) else axis + len(after) - len(before)
+
+
+def _pick(
+    node: Node, position: int, axis: int, before: tuple[int, ...], after: tuple[int, ...]
+) -> int | None:
+    dim = node.arguments[1] % len(before) if before else 0
+    if position > 0 or (dim == axis and before[axis] != after[axis]):
+        return None
+    return axis
 
 
 def _index_put(
@@ -382,6 +408,7 @@ _RULES: Mapping[str, Rule] = {
     **dict.fromkeys(("squeeze", "squeeze_"), _squeeze),
     **dict.fromkeys(("select", "unbind"), _select),
     **dict.fromkeys(("expand", "broadcast_to", "repeat"), _expand),
+    **dict.fromkeys(("index_select", "gather"), _pick),
     "stack": _stack,
     **dict.fromkeys(
         ("sum", "mean", "amax", "amin", "logsumexp", "prod", "var", "std", "any", "all"), _reduce

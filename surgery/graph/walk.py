@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from surgery.graph.axes import CONTRACTIONS, is_pointwise, packet
 from surgery.graph.graph import Graph, Node, Ref
+from surgery.graph.skeleton import is_floating
 
 _REDUCTIONS = frozenset({"sum", "mean", "linalg_vector_norm", "norm"})
 
@@ -90,14 +91,17 @@ def frontier(graph: Graph, start: Ref) -> tuple[Mixing, ...]:
 
 
 def ancestors(graph: Graph, start: int) -> frozenset[int]:
-    """Every node that a node's result was computed from, itself left out."""
+    """Every node that a node's result was computed from, itself left out.
+
+    Integers are choices (a winning class that a decoder reads back), and end the walk.
+    """
     seen: set[int] = set()
-    pending = [ref.node for ref in graph.nodes[start].inputs]
+    pending = [start]
     while pending:
-        index = pending.pop()
-        if index not in seen:
-            seen.add(index)
-            pending.extend(ref.node for ref in graph.nodes[index].inputs)
+        for ref in graph.nodes[pending.pop()].inputs:
+            if ref.node not in seen and is_floating(graph.spec(ref).dtype):
+                seen.add(ref.node)
+                pending.append(ref.node)
     return frozenset(seen)
 
 
