@@ -53,7 +53,8 @@ def remove_head(
 
     Example:
         >>> import torch, surgery
-        >>> model = torch.nn.Sequential(torch.nn.Linear(8, 16), torch.nn.ReLU(), torch.nn.Linear(16, 5))
+        >>> from torch import nn
+        >>> model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 5))
         >>> outcome = surgery.remove_head(model, heads="2")
         >>> outcome.feature_size, model(torch.zeros(1, 8)).shape
         (16, torch.Size([1, 16]))

@@ -49,7 +49,8 @@ def freeze(
 
     Example:
         >>> import torch, surgery
-        >>> model = torch.nn.Sequential(torch.nn.Linear(8, 16), torch.nn.ReLU(), torch.nn.Linear(16, 5))
+        >>> from torch import nn
+        >>> model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 5))
         >>> outcome = surgery.freeze(model, except_="2")
         >>> [name for name, p in model.named_parameters() if p.requires_grad]
         ['2.weight', '2.bias']
@@ -83,7 +84,8 @@ def unfreeze(
 
     Example:
         >>> import torch, surgery
-        >>> model = torch.nn.Linear(8, 5).requires_grad_(False)
+        >>> from torch import nn
+        >>> model = nn.Linear(8, 5).requires_grad_(False)
         >>> outcome = surgery.unfreeze(model, "bias")
         >>> model.weight.requires_grad, model.bias.requires_grad
         (False, True)

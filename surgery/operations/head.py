@@ -113,7 +113,8 @@ def replace_head(
 
     Example:
         >>> import torch, surgery
-        >>> model = torch.nn.Sequential(torch.nn.Linear(8, 16), torch.nn.ReLU(), torch.nn.Linear(16, 5))
+        >>> from torch import nn
+        >>> model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 5))
         >>> outcome = surgery.replace_head(model, 3, heads="2")
         >>> model(torch.zeros(1, 8)).shape
         torch.Size([1, 3])

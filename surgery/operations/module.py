@@ -55,8 +55,9 @@ def replace(
 
     Example:
         >>> import torch, surgery
-        >>> model = torch.nn.Sequential(torch.nn.Linear(8, 16), torch.nn.ReLU(), torch.nn.Linear(16, 5))
-        >>> outcome = surgery.replace(model, {"1": torch.nn.GELU()}, example=torch.zeros(2, 8))
+        >>> from torch import nn
+        >>> model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 5))
+        >>> outcome = surgery.replace(model, {"1": nn.GELU()}, example=torch.zeros(2, 8))
         >>> type(model[1]).__name__
         'GELU'
     """

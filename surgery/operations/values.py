@@ -36,9 +36,13 @@ def resized(tensor: torch.Tensor, axis: int, size: int) -> torch.Tensor:
     shape = list(tensor.shape)
     shape[axis] = size
     new = torch.empty(shape, dtype=tensor.dtype, device=tensor.device)
-    if tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last):
-        if not tensor.is_contiguous():
-            return new.contiguous(memory_format=torch.channels_last)
+    last = torch.channels_last
+    if (
+        tensor.dim() == 4
+        and tensor.is_contiguous(memory_format=last)
+        and not tensor.is_contiguous()
+    ):
+        return new.contiguous(memory_format=last)
     return new
 
 
