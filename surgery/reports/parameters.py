@@ -14,7 +14,7 @@ _MODULES = (
     Column("trainable_ratio", "", "share"),
     Column("buffers", "buffers", "count", "where any"),
     Column("packed", "packed", "count", "where any"),
-    Column("elsewhere", "counted elsewhere", "count", "where any"),
+    Column("elsewhere", "elsewhere", "count", "where any"),
     Column("bytes", "memory", "bytes"),
     Column("addresses", "all addresses", "text", "data"),
 )

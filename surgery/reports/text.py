@@ -15,6 +15,10 @@ if TYPE_CHECKING:
 DEPTH = 2
 WIDTH = 100
 
+_NUMERIC = frozenset({"count", "bytes", "share"})
+# What names ask for before they are folded, and what lies between columns.
+_NAME, _GAP = 20, 3
+
 
 def as_text(value: object, *, depth: int = DEPTH, width: int = WIDTH, styled: bool = False) -> str:
     """Lower a value to text.
@@ -39,7 +43,7 @@ def as_text(value: object, *, depth: int = DEPTH, width: int = WIDTH, styled: bo
         >>> as_text(surgery.audit(torch.nn.Linear(2, 2))).splitlines()[1].split()
         ['parameters', '6']
     """
-    for name, number, least in ("depth", depth, 0), ("width", width, 20):
+    for name, number, least in ("depth", depth, 0), ("width", width, 60):
         if isinstance(number, bool) or not isinstance(number, int) or number < least:
             raise ArgumentError(
                 f"the {name} of a text is a whole number",
@@ -130,10 +134,13 @@ def _draw(report: Report, depth: int, width: int, styled: bool) -> str:
         if table.rows:
             console.print()
             console.print(Text(clean(table.title), "bold"))
-            console.print(_table(table, depth))
+            grid, dropped = _table(table, depth, width)
+            console.print(grid)
             hidden = sum(level > depth for level in table.levels)
             if hidden:
                 console.print(Text(f"  and {hidden:,} deeper, in the rows above them", "dim"))
+            if dropped:
+                console.print(Text(f"  no room for: {', '.join(dropped)}", "dim"))
     if report.notes:
         console.print()
         for note in report.notes:
@@ -154,45 +161,62 @@ def _facts(facts: tuple[Fact, ...]) -> rich.table.Table:
     return grid
 
 
-def _table(table: Table, depth: int) -> rich.table.Table:
+def _table(table: Table, depth: int, width: int) -> tuple[rich.table.Table, list[str]]:
+    """The table as rich draws it, and the columns for which the page is too narrow."""
     from rich import box
     from rich.table import Table as Grid
     from rich.text import Text
 
     levels = table.levels or (0,) * len(table.rows)
-    rows = [row for row, level in zip(table.rows, levels, strict=True) if level <= depth]
-    kept = [level for level in levels if level <= depth]
+    rows = [
+        (row, level if table.levels else None)
+        for row, level in zip(table.rows, levels, strict=True)
+        if level <= depth
+    ]
+    columns = {
+        column: [_cell(row[place], column.unit, level) for row, level in rows]
+        for place, column in enumerate(table.columns)
+        if _present(column, [row[place] for row, _ in rows])
+    }
+    dropped = _narrow(columns, width)
     grid = Grid(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    places = [place for place, column in enumerate(table.columns) if _present(column, place, rows)]
-    for place in places:
-        column = table.columns[place]
-        numeric = column.unit in ("count", "bytes", "share")
+    for column in columns:
+        numeric = column.unit in _NUMERIC
         grid.add_column(
             Text(clean(column.label)),
             justify="right" if numeric else "left",
             no_wrap=numeric,
             overflow="fold",
         )
-    for row, level in zip(rows, kept, strict=True):
-        grid.add_row(
-            *(
-                Text(_cell(row[place], table.columns[place].unit, level, bool(table.levels)))
-                for place in places
-            )
-        )
-    return grid
+    for cells in zip(*columns.values(), strict=True):
+        grid.add_row(*map(Text, cells))
+    return grid, dropped
 
 
-def _present(column: Column, place: int, rows: list[tuple[Value, ...]]) -> bool:
-    if column.presence == "where any":
-        return any(row[place] for row in rows)
-    return column.presence == "always"
+def _narrow(columns: dict[Column, list[str]], width: int) -> list[str]:
+    """Drop what may be left out, from the right, until the names have room."""
+
+    def room(column: Column, cells: list[str]) -> int:
+        longest = max(len(line) for cell in [column.label, *cells] for line in cell.split("\n"))
+        return longest if column.unit in _NUMERIC else min(longest, _NAME)
+
+    dropped: list[str] = []
+    optional = [column for column in columns if column.presence == "where any"]
+    while optional and sum(room(*item) + _GAP for item in columns.items()) - _GAP > width:
+        column = optional.pop()
+        del columns[column]
+        dropped.insert(0, clean(column.label))
+    return dropped
 
 
-def _cell(value: Value, unit: Unit, level: int, tree: bool) -> str:
-    if unit == "address" and tree and isinstance(value, str):
-        name = value.rpartition(".")[2]
-        return "  " * level + clean(name) if level else clean(name) or "(the model)"
+def _present(column: Column, values: list[Value]) -> bool:
+    return column.presence == "always" or (column.presence == "where any" and any(values))
+
+
+def _cell(value: Value, unit: Unit, level: int | None) -> str:
+    if unit == "address" and level is not None and isinstance(value, str):
+        name = clean(value.rpartition(".")[2])
+        return "  " * level + name if level else name or "(the model)"
     return write(value, unit)
 
 

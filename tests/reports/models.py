@@ -1,0 +1,34 @@
+"""One model that has something to say in every part of an audit."""
+
+from __future__ import annotations
+
+import warnings
+
+import torch
+from torch import nn
+
+EVIL = "fc\x1b[2J[red]\u202eevil"
+
+
+def rich_model() -> nn.Module:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        packed = torch.ao.nn.quantized.Linear(4, 2)
+    block = torch.zeros(2, 4, 4)
+    first, second = nn.Linear(4, 4), nn.Linear(4, 4, bias=False)
+    first.weight, second.weight = nn.Parameter(block[0]), nn.Parameter(block[1])
+    backbone = nn.Sequential(nn.Sequential(first, nn.BatchNorm1d(4)), nn.ReLU(), second)
+    model = nn.ModuleDict(
+        {
+            "embedding": nn.Embedding(1000, 4, dtype=torch.bfloat16),
+            "backbone": backbone.requires_grad_(False),
+            "head": nn.Linear(4, 1000, bias=False, dtype=torch.bfloat16),
+            "packed": packed,
+            "far": nn.Linear(4, 512, device="meta"),
+        }
+    )
+    model["head"].weight = model["embedding"].weight
+    model._modules[EVIL] = nn.Linear(2, 2)
+    model.register_buffer("mask", torch.ones(3, dtype=torch.bool), persistent=False)
+    model.cache = torch.zeros(2)
+    return model
