@@ -116,6 +116,8 @@ def _is_misfit(error: Exception) -> bool:
         words in text
         for words in (
             "shapes cannot be multiplied",
+            "must have same reduction dim",
+            "Invalid channel dimensions",
             "Given groups=",
             "must match the size",
             "size mismatch",
