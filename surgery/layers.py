@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
+from torch.utils.hooks import RemovableHandle
 
 from surgery import tree
 from surgery.errors import ArgumentError
@@ -122,6 +123,8 @@ def _watch(
 
         hooks = {name: state[name] for name in _HOOKS}
         state.update({name: type(held)() for name, held in hooks.items()}, forward=inner)
+        for module in skeleton.modules():
+            _measure_any_structure(module)
         try:
             found = [tensor for _, tensor in tensors((args, kwargs))]
             tables.append(_render(skeleton, found, depth, columns))
@@ -130,6 +133,27 @@ def _watch(
         return outputs[-1]
 
     state["forward"] = forward
+
+
+def _measure_any_structure(module: nn.Module) -> None:
+    """Show hooks registered from now on the tensors of structures that torchinfo refuses.
+
+    It knows tensors, lists, tuples and dicts, and raises on a dataclass.
+    """
+    register = module.register_forward_hook
+
+    def register_forward_hook(hook: Callable[..., Any]) -> RemovableHandle:
+        return register(
+            lambda module, given, made: hook(module, _measurable(given), _measurable(made))
+        )
+
+    module.__dict__["register_forward_hook"] = register_forward_hook
+
+
+def _measurable(value: Any) -> Any:
+    if value is None or isinstance(value, torch.Tensor | list | tuple | dict):
+        return value
+    return [tensor for _, tensor in tensors(value)]
 
 
 def _render(
@@ -145,7 +169,10 @@ def _render(
         )
     except RuntimeError as error:
         # torchinfo wraps what forward raised, and the recorder has to see that.
-        raise error.__cause__ or error from error.__cause__
+        cause = error.__cause__
+        if cause is None:
+            raise
+        raise cause from cause.__cause__
     finally:
         # It keeps the last model of every class alive, asked or not.
         engine._cached_forward_pass.clear()
