@@ -47,7 +47,7 @@ class Track:
 
 
 # Pointwise as well, and not tagged so.
-_UNTAGGED = frozenset({"copy_", "copy", "dropout", "_prelu_kernel", "masked_scatter"})
+_UNTAGGED = frozenset({"copy_", "copy", "dropout", "_prelu_kernel", "masked_fill", "masked_fill_"})
 
 
 @cache
@@ -148,10 +148,29 @@ def _meetings(
             place = step - (len(after) - len(shape))
             if place >= 0 and shape[place] == after[step] and shape[place] > 1:
                 found.append(Meeting(node.index, ref, place, contracted=False))
-        elif step is not None and len(shape) == 1 and shape[0] == after[step] and step < len(after):
-            # Normalisation layers take their per-channel tensors as vectors.
-            found.append(Meeting(node.index, ref, 0, contracted=False))
+        elif (place := _beside(node, graph, position, axis, shape)) is not None:
+            found.append(Meeting(node.index, ref, place, contracted=False))
     return found
+
+
+def _beside(
+    node: Node, graph: Graph, position: int, axis: int, shape: tuple[int, ...]
+) -> int | None:
+    """The axis of a tensor that an operator takes for every entry of the followed one."""
+    name = packet(node.operation)
+    before = graph.spec(node.inputs[position]).shape
+    if "layer_norm" in name:
+        place = axis - (len(before) - len(shape))
+    elif "norm" in name or "loss" in name:
+        # Normalisation by channel, and the weights of classes in a loss, come as vectors.
+        place = 0 if len(shape) == 1 and axis == min(1, len(before) - 1) else -1
+    elif name in ("index", "index_select"):
+        # An index that puts the entries in another order.
+        indexed = len(node.arguments[1]) - 1 if name == "index" else node.arguments[1] % len(before)
+        place = 0 if len(shape) == 1 and axis == indexed else -1
+    else:
+        return None
+    return place if place >= 0 and shape[place] == before[axis] else None
 
 
 def _sums_over(node: Node, position: int, axis: int, graph: Graph) -> bool:
