@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from surgery.operations.plan import Outcome, Plan
     from surgery.parameters import Audit, audit
     from surgery.recording import record
+    from surgery.reports.report import report
 
 # The door: every public name and the file it lives in. Lazy, so that importing it costs no torch.
 _DOOR = {
@@ -36,6 +37,7 @@ _DOOR = {
     "remove_head": "surgery.operations.backbone",
     "replace": "surgery.operations.module",
     "replace_head": "surgery.operations.head",
+    "report": "surgery.reports.report",
     "summary": "surgery.layers",
     "unfreeze": "surgery.operations.freezing",
 }
@@ -56,6 +58,7 @@ __all__ = [
     "remove_head",
     "replace",
     "replace_head",
+    "report",
     "summary",
     "unfreeze",
 ]

@@ -93,7 +93,7 @@ class Head(Shown):
         return self.outputs[0].path
 
 
-class Heads(tuple[Head, ...]):
+class Heads(Shown, tuple[Head, ...]):
     """The heads of a model, as a tuple, with a sentence on what the model ends in.
 
     Attributes:

@@ -8,7 +8,8 @@ that is shown causes that import, by name; until then neither rich nor the repor
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from typing import Any
 
@@ -28,7 +29,7 @@ def lower(value: object, form: str, **options: Any) -> str:
         The value in that form.
 
     Raises:
-        ArgumentError: there is no such form, or nobody knows how to describe this value.
+        ArgumentError: there is no such form or option, or nobody can describe this value.
     """
     import_module("surgery.reports")
     lowering = FORMS.get(form)
@@ -40,9 +41,25 @@ def lower(value: object, form: str, **options: Any) -> str:
             where="form",
             expected=" or ".join(sorted(FORMS)),
             found=repr(form),
-            fix=f"surgery.shown.lower(value, {min(FORMS)!r})",
+            fix="surgery.report(value, 'text')",
         )
+    _check_options(form, lowering, options)
     return lowering(value, **options)
+
+
+def _check_options(form: str, lowering: Callable[..., str], options: Mapping[str, object]) -> None:
+    _, *known = inspect.signature(lowering).parameters
+    for name in options:
+        if name not in known:
+            from surgery.errors import ArgumentError
+
+            raise ArgumentError(
+                f"the form {form!r} has no option {name!r}",
+                where=name,
+                expected=", ".join(known),
+                found=name,
+                fix=f"surgery.report(value, {form!r})",
+            )
 
 
 class Shown:

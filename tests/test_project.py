@@ -275,7 +275,7 @@ def bears_no_name_of_the_door(source: Source) -> Iterator[str]:
 DOOR = {
     *("Audit", "Example", "Family", "Graph", "Head", "Heads", "Outcome", "Plan"),
     *("audit", "find_heads", "freeze", "record", "remove_head", "replace", "replace_head"),
-    *("summary", "unfreeze"),
+    *("report", "summary", "unfreeze"),
 }
 
 core, plugin = "surgery/graph/x.py", "plugins/surgery_plugins/x.py"

@@ -9,10 +9,11 @@ from typing import Any
 import torch
 
 from surgery.errors import ExampleError
+from surgery.shown import Shown
 
 
 @dataclass(frozen=True, eq=False)
-class Example:
+class Example(Shown):
     """The arguments of one forward pass, with a form of its own for train mode where it differs.
 
     Args:

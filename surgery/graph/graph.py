@@ -10,6 +10,8 @@ from typing import Any, Literal, TypeAlias
 
 import torch
 
+from surgery.shown import Shown
+
 Role: TypeAlias = Literal["operation", "parameter", "buffer", "constant", "input"]
 
 
@@ -95,8 +97,10 @@ class Leaf:
 
 
 @dataclass(frozen=True)
-class Graph:
+class Graph(Shown):
     """One forward pass: operations, the parameters each consumes, edges, outputs, blind spots.
+
+    ``print(graph)`` shows a summary, ``print(graph.listing)`` every operation.
 
     Attributes:
         nodes: sources and operations in order of execution.
@@ -146,7 +150,9 @@ class Graph:
         digest.update(f"{self.leaves}|{self.training}|{self.backend}|{self.blind_spots}".encode())
         return digest.hexdigest()
 
-    def __str__(self) -> str:
+    @property
+    def listing(self) -> str:
+        """Every source and operation, every output and every blind spot, one a line."""
         lines = [str(node) for node in self.nodes]
         lines += [
             f"{leaf.path} = {leaf.source or '(outside)'} : {leaf.spec}" for leaf in self.leaves

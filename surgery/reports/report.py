@@ -11,14 +11,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import singledispatch
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
+from surgery import shown
 from surgery.errors import ArgumentError
 
-Value: TypeAlias = str | int | float | bool | tuple[str, ...] | None
+# Whatever JSON can hold, with tuples for lists.
+Value: TypeAlias = str | int | float | bool | tuple["Value", ...] | None
 
-# How a value is written for people: a share is 0 to 1, an address is shortened below its parent.
-Unit: TypeAlias = Literal["text", "count", "bytes", "share", "address"]
+# How a value is written for people: a share is 0 to 1; an address is shortened below its parent in
+# a tree; a change is a pair of numbers; a verdict is whether a check held; an answer is yes or no;
+# a list is several strings on one line.
+Unit: TypeAlias = Literal[
+    "text", "count", "bytes", "share", "address", "change", "verdict", "answer", "list"
+]
 
 # Where it is written: everywhere, in a text only where it is not zero throughout, or in JSON only.
 Presence: TypeAlias = Literal["always", "where any", "data"]
@@ -55,6 +61,7 @@ class Table:
         columns: one for each value of a row.
         rows: the values, raw: numbers are not formatted, names are not escaped.
         levels: of each row, how deep it is in the tree; empty for a flat table.
+        presence: ``data`` for a table that is in JSON only.
     """
 
     key: str
@@ -62,6 +69,7 @@ class Table:
     columns: tuple[Column, ...]
     rows: tuple[tuple[Value, ...], ...]
     levels: tuple[int, ...] = ()
+    presence: Presence = "always"
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +84,8 @@ class Report:
         facts: what is so.
         tables: what there are many of.
         notes: sentences: blind spots, what was left out and why.
+        lead: what it comes to, in a sentence or two for people; the facts say the same.
+        version: of the facts and tables of this kind; another one where a key goes or changes.
     """
 
     kind: str
@@ -83,6 +93,39 @@ class Report:
     facts: tuple[Fact, ...] = ()
     tables: tuple[Table, ...] = ()
     notes: tuple[str, ...] = ()
+    lead: str = ""
+    version: int = 1
+
+
+def report(value: object, form: str = "text", **options: Any) -> str:
+    """Lower a value of surgery (a graph, heads, a plan, an outcome, an audit) to text or JSON.
+
+    ``print(value)`` shows the text as well, with the options left out.
+
+    Args:
+        value: what surgery returned.
+        form: ``"text"`` for people, ``"json"`` for programs: every row and every number, under
+            the schema that its first entry names.
+        options: of a text ``width`` (columns of the page), ``depth`` (levels of a tree),
+            ``rows`` (of a table without levels) and ``styled`` (colours as terminal codes); of
+            JSON ``indent`` (spaces for each level, or None).
+
+    Returns:
+        The text or the JSON. Names of a model are data in both: they steer no terminal.
+
+    Raises:
+        ArgumentError: no such form or option, or nobody can describe this value.
+
+    Example:
+        >>> import json, torch, surgery
+        >>> model = torch.nn.Linear(8, 5)
+        >>> outcome = surgery.replace_head(model, 3, heads="", example=torch.zeros(2, 8))
+        >>> print(surgery.report(outcome, width=80).splitlines()[0])
+        replace_head('': 3)
+        >>> json.loads(surgery.report(outcome, "json"))["schema"]
+        'surgery/outcome/1'
+    """
+    return shown.lower(value, form, **options)
 
 
 @singledispatch

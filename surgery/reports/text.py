@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from surgery import shown
@@ -14,13 +15,22 @@ if TYPE_CHECKING:
 
 DEPTH = 2
 WIDTH = 100
+ROWS = 40
 
 _NUMERIC = frozenset({"count", "bytes", "share"})
+_ANSWERS = {"verdict": ("FAILED", "ok"), "answer": ("no", "yes")}
 # What names ask for before they are folded, and what lies between columns.
 _NAME, _GAP = 20, 3
 
 
-def as_text(value: object, *, depth: int = DEPTH, width: int = WIDTH, styled: bool = False) -> str:
+def as_text(
+    value: object,
+    *,
+    depth: int = DEPTH,
+    width: int = WIDTH,
+    rows: int = ROWS,
+    styled: bool = False,
+) -> str:
     """Lower a value to text.
 
     Args:
@@ -28,6 +38,7 @@ def as_text(value: object, *, depth: int = DEPTH, width: int = WIDTH, styled: bo
         depth: levels of a tree to show below its root. What lies deeper is in the numbers of the
             rows above it.
         width: columns of the page.
+        rows: of a table without levels, how many to show.
         styled: with colours, as terminal codes.
 
     Returns:
@@ -43,16 +54,17 @@ def as_text(value: object, *, depth: int = DEPTH, width: int = WIDTH, styled: bo
         >>> as_text(surgery.audit(torch.nn.Linear(2, 2))).splitlines()[1].split()
         ['parameters', '6']
     """
-    for name, number, least in ("depth", depth, 0), ("width", width, 60):
+    defaults = {"depth": DEPTH, "width": WIDTH, "rows": ROWS}
+    for name, number, least in ("depth", depth, 0), ("width", width, 60), ("rows", rows, 1):
         if isinstance(number, bool) or not isinstance(number, int) or number < least:
             raise ArgumentError(
                 f"the {name} of a text is a whole number",
                 where=name,
                 expected=f"{least} or more",
                 found=repr(number),
-                fix=f"{name}={max(least, DEPTH if name == 'depth' else WIDTH)}",
+                fix=f"{name}={defaults[name]}",
             )
-    return _draw(describe(value), depth, width, styled)
+    return _draw(describe(value), _Page(depth, width, rows, styled))
 
 
 def clean(name: str) -> str:
@@ -81,19 +93,27 @@ def write(value: Value, unit: Unit = "text") -> str:
 
     Args:
         value: the raw value.
-        unit: what it is: a ``count``, ``bytes``, a ``share`` from 0 to 1, an ``address`` or text.
+        unit: what it is: a ``count``, ``bytes``, a ``share`` from 0 to 1, an ``address``, a
+            ``change`` of two numbers, a ``verdict`` or ``answer`` (both are bool), a ``list``
+            or text.
 
     Returns:
-        One line; of several strings, one line each.
+        One line; of several strings that are no list, one line each.
 
     Example:
         >>> write(25_557_032, "count"), write(102_440_000, "bytes"), write(0.125, "share")
         ('25,557,032', '97.7 MiB', '12.5 %')
+        >>> write((5130, 2565), "change"), write(False, "verdict"), write(False, "answer")
+        ('5,130 -> 2,565 (-2,565)', 'FAILED', 'no')
     """
     if value is None:
         return ""
     if isinstance(value, tuple):
-        return "\n".join(map(clean, value))
+        return _several(value, unit)
+    if value == "" and unit == "address":
+        return "(the model)"
+    if isinstance(value, bool) and unit in _ANSWERS:
+        return _ANSWERS[unit][value]
     if isinstance(value, (str, bool)):
         return clean(str(value))
     if unit == "share":
@@ -101,6 +121,14 @@ def write(value: Value, unit: Unit = "text") -> str:
     if unit == "bytes":
         return _bytes(value)
     return f"{value:,}"
+
+
+def _several(values: tuple[Value, ...], unit: Unit) -> str:
+    if unit == "change":
+        before, after = (value for value in values if isinstance(value, int))
+        return f"{before:,} -> {after:,} ({after - before:+,})"
+    on_one_line = unit == "list" or all(isinstance(value, int) for value in values)
+    return (", " if on_one_line else "\n").join(write(value, unit) for value in values)
 
 
 def _bytes(size: float) -> str:
@@ -113,56 +141,66 @@ def _bytes(size: float) -> str:
     return f"{size / 1024:,.1f} TiB"
 
 
-def _draw(report: Report, depth: int, width: int, styled: bool) -> str:
+@dataclass(frozen=True)
+class _Page:
+    """What a reader wants to see, and how wide."""
+
+    depth: int
+    width: int
+    rows: int
+    styled: bool
+
+
+def _draw(report: Report, page: _Page) -> str:
     # rich costs some 50 ms, and most values are never printed.
     from rich.console import Console
     from rich.text import Text
 
-    page = io.StringIO()
+    written = io.StringIO()
     console = Console(
-        file=page,
-        width=width,
-        force_terminal=styled,
+        file=written,
+        width=page.width,
+        force_terminal=page.styled,
         force_jupyter=False,
-        color_system="standard" if styled else None,
+        color_system="standard" if page.styled else None,
         legacy_windows=False,
     )
     console.print(Text(clean(report.title), "bold"))
-    if report.facts:
-        console.print(_facts(report.facts))
+    if report.lead:
+        console.print(Text(clean(report.lead)))
+    facts = [fact for fact in report.facts if _present(fact, [fact.value])]
+    if facts:
+        console.print(_facts(facts))
     for table in report.tables:
-        if table.rows:
+        if table.rows and table.presence != "data":
             console.print()
             console.print(Text(clean(table.title), "bold"))
-            grid, dropped = _table(table, depth, width)
+            grid, left_out = _table(table, page)
             console.print(grid)
-            hidden = sum(level > depth for level in table.levels)
-            if hidden:
-                console.print(Text(f"  and {hidden:,} deeper, in the rows above them", "dim"))
-            if dropped:
-                console.print(Text(f"  no room for: {', '.join(dropped)}", "dim"))
+            for line in left_out:
+                console.print(Text(f"  {line}", "dim"))
     if report.notes:
         console.print()
         for note in report.notes:
             console.print(Text(f"note: {clean(note)}"))
-    return "\n".join(line.rstrip() for line in page.getvalue().splitlines())
+    return "\n".join(line.rstrip() for line in written.getvalue().splitlines())
 
 
-def _facts(facts: tuple[Fact, ...]) -> rich.table.Table:
+def _facts(facts: list[Fact]) -> rich.table.Table:
     from rich.table import Table as Grid
     from rich.text import Text
 
     grid = Grid.grid(padding=(0, 2), pad_edge=False)
     grid.add_column()
-    grid.add_column(justify="right")
+    numbers = all(fact.unit in _NUMERIC for fact in facts)
+    grid.add_column(justify="right" if numbers else "left", overflow="fold")
     for fact in facts:
-        if fact.presence == "always" or (fact.presence == "where any" and fact.value):
-            grid.add_row(Text(clean(fact.label)), Text(write(fact.value, fact.unit)))
+        grid.add_row(Text(clean(fact.label)), Text(write(fact.value, fact.unit)))
     return grid
 
 
-def _table(table: Table, depth: int, width: int) -> tuple[rich.table.Table, list[str]]:
-    """The table as rich draws it, and the columns for which the page is too narrow."""
+def _table(table: Table, page: _Page) -> tuple[rich.table.Table, list[str]]:
+    """The table as rich draws it, and what is not in it, in words."""
     from rich import box
     from rich.table import Table as Grid
     from rich.text import Text
@@ -171,33 +209,43 @@ def _table(table: Table, depth: int, width: int) -> tuple[rich.table.Table, list
     rows = [
         (row, level if table.levels else None)
         for row, level in zip(table.rows, levels, strict=True)
-        if level <= depth
+        if level <= page.depth
     ]
+    deeper = len(table.rows) - len(rows)
+    beyond = 0 if table.levels else max(len(rows) - page.rows, 0)
+    rows = rows[: len(rows) - beyond]
     columns = {
         column: [_cell(row[place], column.unit, level) for row, level in rows]
         for place, column in enumerate(table.columns)
         if _present(column, [row[place] for row, _ in rows])
     }
-    dropped = _narrow(columns, width)
+    dropped = _narrow(columns, page.width)
     grid = Grid(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    for column in columns:
+    for column, cells in columns.items():
         numeric = column.unit in _NUMERIC
+        # An address in one piece can be copied; shapes and words break better.
+        whole = column.unit == "address" and not table.levels
         grid.add_column(
             Text(clean(column.label)),
             justify="right" if numeric else "left",
-            no_wrap=numeric,
+            no_wrap=numeric or (whole and _longest(column, cells) <= page.width // 2),
             overflow="fold",
         )
-    for cells in zip(*columns.values(), strict=True):
-        grid.add_row(*map(Text, cells))
-    return grid, dropped
+    for written in zip(*columns.values(), strict=True):
+        grid.add_row(*map(Text, written))
+    left_out = {
+        f"and {deeper:,} deeper, in the rows above them": deeper,
+        f"and {beyond:,} more": beyond,
+        f"no room for: {', '.join(dropped)}": dropped,
+    }
+    return grid, [line for line, any_ in left_out.items() if any_]
 
 
 def _narrow(columns: dict[Column, list[str]], width: int) -> list[str]:
     """Drop what may be left out, from the right, until the names have room."""
 
     def room(column: Column, cells: list[str]) -> int:
-        longest = max(len(line) for cell in [column.label, *cells] for line in cell.split("\n"))
+        longest = _longest(column, cells)
         return longest if column.unit in _NUMERIC else min(longest, _NAME)
 
     dropped: list[str] = []
@@ -209,8 +257,12 @@ def _narrow(columns: dict[Column, list[str]], width: int) -> list[str]:
     return dropped
 
 
-def _present(column: Column, values: list[Value]) -> bool:
-    return column.presence == "always" or (column.presence == "where any" and any(values))
+def _longest(column: Column, cells: list[str]) -> int:
+    return max(len(line) for cell in [column.label, *cells] for line in cell.split("\n"))
+
+
+def _present(item: Column | Fact, values: list[Value]) -> bool:
+    return item.presence == "always" or (item.presence == "where any" and any(values))
 
 
 def _cell(value: Value, unit: Unit, level: int | None) -> str:
