@@ -168,7 +168,10 @@ class _Copier:
             self.fill(value, shell)
             return shell
         if isinstance(value, torch.Tensor):
-            return self.remember(value, self.stand_in(value, "attribute"))
+            # A parameter of a module that hangs in a list is one that the model does not know of.
+            is_parameter = isinstance(value, nn.Parameter)
+            stand_in = self.stand_in(value, "parameter" if is_parameter else "attribute")
+            return self.remember(value, stand_in)
         return self.foreign(value)
 
     def remember(self, value: Any, result: Any) -> Any:
