@@ -21,8 +21,9 @@ help:
 	@echo "make bench     measure, and write the tables in benchmarks/results"
 	@echo "make clean     remove .venv and caches"
 
+# Threads that wait sleep: spinning, they would take the cores they wait for on a busy machine.
 demo: $(VENV)/.demo
-	$(PY) examples/solar_cells.py
+	OMP_WAIT_POLICY=passive $(PY) examples/solar_cells.py
 
 test: lint
 	$(PYTEST)

@@ -47,15 +47,6 @@ class Pictures:
     images: Tensor
     labels: Tensor
 
-    def batches(self, size: int = 10) -> Iterator[Tensor]:
-        """As the network wants them: float32 (n, 3, 224, 224), about -1 to 1.
-
-        Small batches with channels last stay in the cache: three times as fast on a CPU.
-        """
-        for images in self.images.split(size):
-            floats = (images.expand(-1, 3, -1, -1).float() - 127) / 128
-            yield floats.contiguous(memory_format=torch.channels_last)
-
 
 @dataclass(frozen=True)
 class Accuracy:
@@ -83,8 +74,11 @@ def main(train: int = 800, test: int = 400) -> None:
 
     PAGE.rule("3. A new head: is a solar cell functional or defective?")
     replaced, frozen = prepare(model)
-    say("done:", *(f"  {step}" for step in replaced.plan.steps))
-    say("verified:", *(f"  {check}" for check in (*replaced.checks, *frozen.checks)))
+    say("replaced the head:", *(f"  {step}" for step in replaced.plan.steps))
+    say(*(f"  {check}" for check in replaced.checks))
+    say(
+        f"froze {len(frozen.plan.steps)} other tensors:", *(f"  {check}" for check in frozen.checks)
+    )
     audit = surgery.audit(model)
     say(f"trainable: {audit.trainable:,} of {audit.total:,} ({audit.trainable_ratio:.3%})")
 
@@ -159,7 +153,7 @@ def train_head(head: nn.Module, features: Tensor, labels: Tensor, name: str) -> 
     """
     size = features.square().mean().sqrt()
     optimizer = torch.optim.AdamW(head.parameters(), lr=1e-3)
-    for _ in track(range(30), description=f"{name} weights"):
+    for _ in track(range(30), description=f"head on {name} weights", console=PAGE):
         for batch in torch.randperm(len(labels)).split(40):
             loss = cross_entropy(head(features[batch] / size), labels[batch])
             optimizer.zero_grad()
@@ -172,7 +166,18 @@ def train_head(head: nn.Module, features: Tensor, labels: Tensor, name: str) -> 
 @torch.no_grad()
 def look(model: nn.Module, pictures: Pictures) -> Tensor:
     """What the network makes of each picture, (N, classes) or (N, features)."""
-    return torch.cat([model(batch) for batch in pictures.batches()])
+    batches = list(pictures.images.split(10))
+    seen = track(batches, description="looking at pictures", console=PAGE, transient=True)
+    return torch.cat([model(as_input(batch)) for batch in seen])
+
+
+def as_input(images: Tensor) -> Tensor:
+    """Bytes as the network wants them: float32 (n, 3, 224, 224), about -1 to 1.
+
+    Small batches with channels last stay in the cache: three times as fast on a CPU.
+    """
+    floats = (images.expand(-1, 3, -1, -1).float() - 127) / 128
+    return floats.contiguous(memory_format=torch.channels_last)
 
 
 def share_right(logits: Tensor, labels: Tensor) -> float:
