@@ -1,10 +1,9 @@
-"""Freeze and unfreeze parameters by address."""
+"""Freeze and unfreeze: parameters that do not train, statistics that do not move."""
 
 from __future__ import annotations
 
-import fnmatch
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, Literal, TypeAlias
 
 from torch import nn
 
@@ -12,75 +11,109 @@ from surgery import tree
 from surgery.errors import ArgumentError
 from surgery.families.registry import Registry
 from surgery.graph.skeleton import is_floating
-from surgery.heads import find_heads
 from surgery.operations.apply import apply
+from surgery.operations.journal import MISSING
+from surgery.operations.norms import StaysInEval, keeps_statistics, stays_in_eval
 from surgery.operations.plan import Outcome, Plan, Step
+from surgery.operations.selection import Patterns, first_stages, listed, select
 from surgery.operations.size import count_parameters
+
+Norm: TypeAlias = Literal["eval", "train"]
 
 
 def freeze(
     model: nn.Module,
-    patterns: str | Iterable[str] = "*",
+    patterns: Patterns = "*",
     *,
-    except_: str | Iterable[str] = (),
+    except_: Patterns = (),
+    norm: Norm = "eval",
+    stages: int | None = None,
     example: Any = None,
     dry_run: bool = False,
     registry: Registry | None = None,
 ) -> Outcome:
-    """Stop parameters from training: ``requires_grad`` becomes False.
+    """Stop parameters from training, and normalisation statistics from moving.
 
-    Normalisation layers keep the mode they are in; call ``model.eval()``, or ``.eval()`` on
-    them, where their running statistics must stay.
+    ``requires_grad`` becomes False. Normalisation layers with running statistics stay in eval
+    mode through ``model.train()``, ``copy.deepcopy``, ``pickle`` and ``torch.compile``: in train
+    mode they answer what they answer in eval mode. A ``state_dict`` carries no freezing into
+    another model, and ``torch.nn.SyncBatchNorm.convert_sync_batchnorm`` builds new layers, so
+    convert first and freeze then.
 
     Args:
         model: any module; it is changed in place.
-        patterns: addresses of modules or parameters, ``*`` and ``?`` allowed.
+        patterns: what to freeze: an address or several, ``*`` and ``?`` allowed, regular
+            expressions or callables; what lies inside a module that fits is frozen too.
         except_: what to leave as it is, in the same form; ``"heads"`` means the heads.
+        norm: ``"eval"``, or ``"train"`` to let frozen layers go on updating their statistics.
+        stages: freeze the stem and this many stages (and not everything), as the model's family
+            counts them.
         example: for finding heads: the arguments of one forward pass, if they are needed.
         dry_run: return the plan in an outcome, and touch nothing.
         registry: the plugins to ask; those installed, if left out.
 
     Returns:
-        The outcome; ``undo()`` gives every parameter the flag it had.
+        The outcome; ``undo()`` gives every parameter and layer what it had.
 
     Raises:
-        ArgumentError: a pattern that fits nothing.
-        HeadError, RecordError: heads were asked for and could not be found.
+        ArgumentError: a pattern that fits nothing, an unknown ``norm``, or stages nobody knows.
+        RecordError: heads were asked for and the model could not be recorded.
+        WrappedModelError: the model is inside DataParallel, DistributedDataParallel or FSDP.
 
     Example:
         >>> import torch, surgery
         >>> from torch import nn
-        >>> model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 5))
+        >>> model = nn.Sequential(nn.Linear(8, 16), nn.BatchNorm1d(16), nn.Linear(16, 5))
         >>> outcome = surgery.freeze(model, except_="2")
         >>> [name for name, p in model.named_parameters() if p.requires_grad]
         ['2.weight', '2.bias']
+        >>> model.train()[1].training
+        False
     """
-    kept = _matching(model, except_, "except_", example, registry)
-    return _flagged(model, patterns, kept, False, "freeze", example, dry_run, registry)
+    if norm not in ("eval", "train"):
+        raise ArgumentError(
+            "frozen normalisation layers either keep their statistics or go on updating them",
+            where="norm",
+            expected="'eval' or 'train'",
+            found=repr(norm),
+            fix="surgery.freeze(model, norm='eval')",
+        )
+    tree.check_model(model)
+    tree.check_changeable(model)
+    if stages is not None:
+        early = first_stages(model, stages, registry)
+        patterns = early if patterns == "*" else (*early, *listed(patterns))
+    kept = select(model, except_, "except_", example=example, registry=registry)
+    chosen = select(model, patterns, "patterns", example=example, registry=registry) - kept
+    steps = list(_flags(model, chosen, trainable=False))
+    if norm == "eval":
+        steps += _still(model, chosen, kept)
+    return _carried_out(model, f"freeze({_shown(patterns)})", steps, dry_run)
 
 
 def unfreeze(
     model: nn.Module,
-    patterns: str | Iterable[str] = "*",
+    patterns: Patterns = "*",
     *,
     example: Any = None,
     dry_run: bool = False,
     registry: Registry | None = None,
 ) -> Outcome:
-    """Let parameters train: ``requires_grad`` becomes True where the dtype allows it.
+    """Let parameters train, and normalisation layers follow the model's mode again.
 
     Args:
         model: any module; it is changed in place.
-        patterns: addresses of modules or parameters, ``*`` and ``?`` allowed; ``"heads"``.
+        patterns: as in ``freeze``.
         example: for finding heads: the arguments of one forward pass, if they are needed.
         dry_run: return the plan in an outcome, and touch nothing.
         registry: the plugins to ask; those installed, if left out.
 
     Returns:
-        The outcome; ``undo()`` gives every parameter the flag it had.
+        The outcome; ``undo()`` gives every parameter and layer what it had.
 
     Raises:
         ArgumentError: a pattern that fits nothing.
+        WrappedModelError: the model is inside DataParallel, DistributedDataParallel or FSDP.
 
     Example:
         >>> import torch, surgery
@@ -90,86 +123,53 @@ def unfreeze(
         >>> model.weight.requires_grad, model.bias.requires_grad
         (False, True)
     """
-    return _flagged(model, patterns, frozenset(), True, "unfreeze", example, dry_run, registry)
-
-
-def _flagged(
-    model: nn.Module,
-    patterns: str | Iterable[str],
-    kept: frozenset[str],
-    trainable: bool,
-    verb: str,
-    example: Any,
-    dry_run: bool,
-    registry: Registry | None,
-) -> Outcome:
     tree.check_model(model)
     tree.check_changeable(model)
-    chosen = _matching(model, patterns, "patterns", example, registry)
-    steps = []
-    for entry in tree.index(model).of_kind("parameter"):
-        wanted = chosen.intersection(entry.addresses) and not kept.intersection(entry.addresses)
-        if not wanted or entry.tensor.requires_grad is trainable:
-            continue
-        if trainable and not is_floating(entry.tensor.dtype):
-            continue
-        words = ("frozen", "trainable") if trainable else ("trainable", "frozen")
-        steps.append(Step("flag", entry.addresses, *words, trainable))
+    chosen = select(model, patterns, "patterns", example=example, registry=registry)
+    steps = [*_flags(model, chosen, trainable=True), *_moving(model, chosen)]
+    return _carried_out(model, f"unfreeze({_shown(patterns)})", steps, dry_run)
+
+
+def _carried_out(model: nn.Module, title: str, steps: list[Step], dry_run: bool) -> Outcome:
     count = count_parameters(model)
-    plan = Plan(f"{verb}({_shown(patterns)})", tuple(steps), (), (count, count))
+    plan = Plan(title, tuple(steps), (), (count, count))
     return Outcome(model, plan) if dry_run else apply(model, plan)
 
 
-def _shown(patterns: str | Iterable[str]) -> str:
-    return repr(patterns) if isinstance(patterns, str) else ", ".join(map(repr, patterns))
+def _flags(model: nn.Module, chosen: frozenset[str], *, trainable: bool) -> Iterator[Step]:
+    words = ("frozen", "trainable") if trainable else ("trainable", "frozen")
+    for entry in tree.index(model).of_kind("parameter"):
+        if not chosen.intersection(entry.addresses) or entry.tensor.requires_grad is trainable:
+            continue
+        if is_floating(entry.tensor.dtype):
+            yield Step("flag", entry.addresses, *words, trainable)
 
 
-def _matching(
-    model: nn.Module,
-    patterns: str | Iterable[str],
-    argument: str,
-    example: Any,
-    registry: Registry | None,
-) -> frozenset[str]:
-    """The addresses of all parameters that patterns fit: their own, or of a module above."""
-    found: set[str] = set()
-    listed = (patterns,) if isinstance(patterns, str) else tuple(patterns)
-    addresses = [a for entry in tree.index(model).of_kind("parameter") for a in entry.addresses]
-    for pattern in listed:
-        if not isinstance(pattern, str):
-            raise ArgumentError(
-                "parameters are named by strings",
-                where=argument,
-                expected="addresses, '*' and '?' allowed",
-                found=repr(pattern),
-                fix="surgery.freeze(model, 'features.*')",
-            )
-        if pattern == "heads":
-            heads = find_heads(model, example, registry=registry)
-            fitting = {
-                a for head in heads for weight in head.addresses for a in _in(weight, addresses)
-            }
-        else:
-            fitting = {a for a in addresses if _fits(a, pattern)}
-        if not fitting and addresses:
-            raise ArgumentError(
-                "no parameter has such an address",
-                where=f"{argument}={pattern!r}",
-                expected="the address of a module or parameter",
-                found=pattern,
-                fix="for name, _ in model.named_parameters(): print(name)",
-            )
-        found |= fitting
-    return frozenset(found)
+def _still(model: nn.Module, chosen: frozenset[str], kept: frozenset[str]) -> Iterator[Step]:
+    for module, addresses in tree.index(model).modules.values():
+        held = {tree.join(address, "running_mean") for address in addresses}
+        wanted = chosen & held and not kept & held
+        if wanted and keeps_statistics(module) and not stays_in_eval(module):
+            still = StaysInEval(module)
+            yield _attribute(addresses[0], "train", "follows the model's mode", str(still), still)
+            if module.training:
+                yield _attribute(addresses[0], "training", "True", "False", False)
 
 
-def _in(address: str, addresses: Iterable[str]) -> set[str]:
-    return {a for a in addresses if not address or a == address or a.startswith(f"{address}.")}
+def _moving(model: nn.Module, chosen: frozenset[str]) -> Iterator[Step]:
+    mode = tree.unwrap(model).training
+    for module, addresses in tree.index(model).modules.values():
+        held = {tree.join(address, "running_mean") for address in addresses}
+        if chosen & held and stays_in_eval(module):
+            after = "follows the model's mode"
+            yield _attribute(addresses[0], "train", "stays in eval mode", after, MISSING)
+            if module.training is not mode:
+                yield _attribute(addresses[0], "training", str(not mode), str(mode), mode)
 
 
-def _fits(address: str, pattern: str) -> bool:
-    parts = address.split(".")
-    return any(
-        fnmatch.fnmatchcase(".".join(parts[:length]), pattern)
-        for length in range(1, len(parts) + 1)
-    )
+def _attribute(module: str, name: str, before: str, after: str, new: Any) -> Step:
+    return Step("attribute", (tree.join(module, name),), before, after, new, module)
+
+
+def _shown(patterns: Any) -> str:
+    return ", ".join(repr(pattern) for pattern in listed(patterns))
