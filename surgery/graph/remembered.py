@@ -57,6 +57,11 @@ def run(call: Call) -> Any:
     return made[0] if kind is None else kind(made)
 
 
+def forget() -> None:
+    """Forget everything, as a new process would begin."""
+    _layouts.clear()
+
+
 def _key(call: Call) -> Hashable:
     """Everything the shapes of the results depend on; None where that is not known."""
     # A Python number meets an integer tensor in the default dtype.

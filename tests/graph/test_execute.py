@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 from surgery.graph import execute, remembered
 from surgery.graph.example import Example
-from surgery.graph.graph import Graph, Node
+from surgery.graph.graph import Graph
 from surgery.graph.operators import Call, behaviour
 from surgery.graph.record import record_graph
 
@@ -27,11 +27,11 @@ def behind(graph: Graph) -> set[str]:
     """Addresses of every parameter that the first output depends on."""
     leaf = graph.leaves[0]
     assert leaf.source is not None
-    pending, found = [leaf.source.node], set()
-    while pending:
-        node: Node = graph.nodes[pending.pop()]
-        found |= {address for one in node.parameters for address in one}
-        pending += [ref.node for ref in node.inputs]
+    needed, found = {leaf.source.node}, set()
+    for node in reversed(graph.nodes):
+        if node.index in needed:
+            found |= {address for one in node.parameters for address in one}
+            needed |= {ref.node for ref in node.inputs}
     return found
 
 
