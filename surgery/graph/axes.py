@@ -135,6 +135,7 @@ def _meetings(
 ) -> list[Meeting]:
     found = []
     contraction = CONTRACTIONS.get(packet(node.operation))
+    factors = [node.arguments[p] for p in contraction or () if p < len(node.arguments)]
     after = node.outputs[0].shape if node.outputs else ()
     for other, ref in enumerate(node.inputs):
         if other == position or graph.nodes[ref.node].depends_on_input:
@@ -142,7 +143,7 @@ def _meetings(
         shape = graph.spec(ref).shape
         if contraction is not None and _sums_over(node, position, axis, graph):
             place = _contracted_axis(node, other, shape)
-            if place is not None:
+            if place is not None and ref in factors:
                 found.append(Meeting(node.index, ref, place, contracted=True))
         elif step is not None and is_pointwise(node.operation):
             place = step - (len(after) - len(shape))
@@ -159,7 +160,7 @@ def _beside(
     """The axis of a tensor that an operator takes for every entry of the followed one."""
     name = packet(node.operation)
     before = graph.spec(node.inputs[position]).shape
-    if "layer_norm" in name:
+    if "layer_norm" in name or "cross_entropy" in name:
         place = axis - (len(before) - len(shape))
     elif "norm" in name or "loss" in name:
         # Normalisation by channel, and the weights of classes in a loss, come as vectors.
@@ -364,6 +365,20 @@ def _index(
     return None if axis < len(indices) else axis + len(after) - len(before)
 
 
+def _topk(
+    node: Node, position: int, axis: int, before: tuple[int, ...], after: tuple[int, ...]
+) -> int | None:
+    dim = _keyword(node, 2, "dim", -1) % len(before) if before else 0
+    return None if dim == axis else axis
+
+
+def _unfold(
+    node: Node, position: int, axis: int, before: tuple[int, ...], after: tuple[int, ...]
+) -> int | None:
+    dim = node.arguments[1] % len(before) if before else 0
+    return None if dim == axis else axis
+
+
 def _pick(
     node: Node, position: int, axis: int, before: tuple[int, ...], after: tuple[int, ...]
 ) -> int | None:
@@ -432,15 +447,15 @@ _RULES: Mapping[str, Rule] = {
     **dict.fromkeys(
         ("sum", "mean", "amax", "amin", "logsumexp", "prod", "var", "std", "any", "all"), _reduce
     ),
-    **dict.fromkeys(
-        ("max", "min", "argmax", "argmin", "median", "mode", "cummax", "cummin"), _reduce_one
-    ),
+    **dict.fromkeys(("max", "min", "argmax", "argmin", "median", "mode", "nanmedian"), _reduce_one),
     **dict.fromkeys(("linalg_vector_norm", "norm"), _vector_norm),
     **dict.fromkeys(("mm", "addmm", "bmm", "baddbmm", "mv", "addmv", "dot"), _matrix),
     **dict.fromkeys([name for name in CONTRACTIONS if "convolution" in name], _convolution),
     "index": _index,
     **dict.fromkeys(("index_put", "index_put_", "_index_put_impl_"), _index_put),
-    **dict.fromkeys(("topk", "nonzero", "embedding", "_trilinear", "_cdist_forward"), _nowhere),
+    "topk": _topk,
+    "unfold": _unfold,
+    **dict.fromkeys(("nonzero", "embedding", "_trilinear", "_cdist_forward"), _nowhere),
 }
 
 # Results that share memory with their first argument.
