@@ -1,0 +1,58 @@
+"""Stages of trunks that are one long list of layers, or whose depth varies."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from surgery.families.family import Stages
+
+
+def pools(layer: nn.Module) -> bool:
+    """Whether a layer pools, by the name of its class."""
+    return "Pool" in type(layer).__name__
+
+
+def halves(layer: nn.Module) -> bool:
+    """Whether torchvision says of a block that it begins a coarser scale."""
+    return bool(getattr(layer, "_is_cn", False))
+
+
+def always(layer: nn.Module) -> bool:
+    """Each layer on its own."""
+    return True
+
+
+def group(
+    model: nn.Module,
+    address: str,
+    starts: Callable[[nn.Module], bool] = always,
+    without: tuple[str, ...] = (),
+) -> Stages:
+    """The children of a container, in stages; those without parameters are left out.
+
+    Args:
+        model: the model.
+        address: the container.
+        starts: whether a child begins a new stage.
+        without: addresses to leave out: the stem and the heads.
+
+    Example:
+        >>> from torch import nn
+        >>> from surgery_plugins.grouping import group, pools
+        >>> trunk = [nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3), nn.MaxPool2d(2), nn.Conv2d(4, 4, 3)]
+        >>> model = nn.Sequential(nn.Sequential(*trunk))
+        >>> group(model, "0", pools, without=("0.0",))
+        (('0.1',), ('0.3',))
+    """
+    stages: list[list[str]] = [[]]
+    for name, child in model.get_submodule(address).named_children():
+        if starts(child):
+            stages.append([])
+        place = f"{address}.{name}"
+        if place not in without and next(child.parameters(), None) is not None:
+            stages[-1].append(place)
+    return tuple(tuple(stage) for stage in stages if stage)
