@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import nn
 
+from surgery import tree
 from surgery.errors import PlanError
 from surgery.operations.journal import Write
 
@@ -28,7 +29,7 @@ def check_carry(old: nn.Module, new: nn.Module, address: str) -> None:
             weight, which no handle tells apart, or both modules have hooks.
     """
     theirs = _users_hooks(old)
-    if theirs and (len(theirs) < len(_hooks(old)) or _hooks(new)):
+    if theirs and not _holds(new, old) and (len(theirs) < len(_hooks(old)) or _hooks(new)):
         raise PlanError(
             "the hooks of the old module cannot be carried over to the new one",
             where=address or "(the model itself)",
@@ -43,20 +44,26 @@ def carry_writes(old: nn.Module, new: nn.Module) -> list[Write]:
 
     The hook tables are shared, not copied, so that a user's ``handle.remove()`` still works.
     Hooks by which torch recomputes a weight (weight norm, pruning) belong to the old weight and
-    stay behind.
+    stay behind; those of a module that lives on inside the new one stay with it.
     """
+    inside = [module for module, _ in tree.index(new).modules.values()]
     writes = [
         Write(module, "training", old.training)
-        for module in new.modules()
+        for module in inside
         if module.training is not old.training
     ]
-    if _users_hooks(old):
+    if _users_hooks(old) and not _holds(new, old):
         writes += [
-            Write(new, name, old.__dict__[name])
+            Write(tree.unwrap(new), name, old.__dict__[name])
             for name in (*_TABLES, "_is_full_backward_hook")
             if name in old.__dict__
         ]
     return writes
+
+
+def _holds(new: nn.Module, old: nn.Module) -> bool:
+    """Whether the old module lives on inside the new one, and keeps its hooks."""
+    return any(module is old for module, _ in tree.index(new).modules.values())
 
 
 def _users_hooks(module: nn.Module) -> list[Any]:

@@ -16,7 +16,7 @@ from surgery.graph.graph import Spec
 from surgery.graph.skeleton import is_floating
 from surgery.heads import Head
 from surgery.operations.agree import fact_steps, layer_steps
-from surgery.operations.apply import apply
+from surgery.operations.apply import operate
 from surgery.operations.choose import Names, Wanted, check_classes, choose
 from surgery.operations.deeper import check_depth, deeper_steps
 from surgery.operations.follow import PerClass, per_class_tensors
@@ -134,11 +134,14 @@ def replace_head(
         )
     tree.check_model(model)
     tree.check_changeable(model)
-    known = survey(model, example, registry=registry)
-    chosen = [(h, n) for h, n in choose(known.heads, heads, number, "replace_head") if n]
-    title = f"replace_head({', '.join(f'{h.address!r}: {n}' for h, n in chosen)})"
-    plan = _plan(tree.unwrap(model), known, chosen, names, options, title)
-    return Outcome(model, plan) if dry_run else apply(model, plan)
+
+    def planned() -> Plan:
+        known = survey(model, example, registry=registry)
+        chosen = [(h, n) for h, n in choose(known.heads, heads, number, "replace_head") if n]
+        title = f"replace_head({', '.join(f'{h.address!r}: {n}' for h, n in chosen)})"
+        return _plan(tree.unwrap(model), known, chosen, names, options, title)
+
+    return operate(model, planned, dry_run=dry_run, generator=generator)
 
 
 def _plan(

@@ -1,19 +1,37 @@
 """Write to objects so that every write can be taken back, whatever fails and when.
 
-Writes go through ``setattr``, as a user's own would; taking back goes through ``__dict__``, so
-that nothing that can fail stands between a failure and the state before it.
+Writes go through ``setattr``, as a user's own would. Taking back goes through the dicts and lists
+underneath, so that nothing of the user's stands between a failure and the state before it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+import functools
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 import torch
+from torch import nn
 
 How: TypeAlias = Literal["attribute", "item"]
-_MISSING = object()
+
+_CONTAINERS = (dict, list, set)
+_DICTS = (dict, OrderedDict)
+
+# How often taking back starts again where it is interrupted (by Ctrl-C) before it moves on.
+_PATIENCE = 8
+
+
+class _Missing:
+    """Stands for an entry that is not there."""
+
+    def __repr__(self) -> str:
+        return "nothing"
+
+
+MISSING = _Missing()
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,111 +47,252 @@ class Write:
         """Assign."""
         if self.how == "item":
             self.owner[self.name] = self.value
+        elif self.value is MISSING:
+            delattr(self.owner, self.name)
         else:
             setattr(self.owner, self.name, self.value)
 
 
 @dataclass(frozen=True, eq=False)
 class Change:
-    """One entry of a dict or a list, or a flag of a tensor, before and after."""
+    """One entry of an object that became another.
 
-    container: Any
+    Attributes:
+        owner: the object.
+        member: the name of the dict, list or set in it that holds the entry; None where the
+            owner itself does.
+        key: the entry; None for a whole list or set.
+        before: what was there, ``MISSING`` for nothing.
+        after: what is there now.
+        followers: for an entry of a dict that went: the keys that came after it.
+    """
+
+    owner: Any
+    member: Any
     key: Any
     before: Any
     after: Any
+    followers: tuple[Any, ...] = ()
+
+    @property
+    def container(self) -> Any:
+        """What holds the entry at this moment; a module may have made itself a new list since."""
+        return self.owner if self.member is None else get_entry(self.owner, self.member)
 
     @property
     def now(self) -> Any:
         """What is there at this moment."""
-        if isinstance(self.container, torch.Tensor):
-            return getattr(self.container, self.key)
-        try:
-            return self.container[self.key]
-        except (KeyError, IndexError):
-            return _MISSING
+        container = self.container
+        return container if self.key is None else get_entry(container, self.key)
 
     def put(self, value: Any) -> None:
-        """Give the entry a value it once had; no value means that it did not exist."""
-        if isinstance(self.container, torch.Tensor):
-            setattr(self.container, self.key, value)
-        elif value is _MISSING:
-            self.container.pop(self.key, None)
-        else:
-            self.container[self.key] = value
-
-
-@dataclass(eq=False)
-class Snapshot:
-    """The members of one object, one level deep: which values it held, not copies of them."""
-
-    owner: Any
-    members: dict[Any, Any]
-    contents: dict[Any, Any] = field(default_factory=dict)
-
-    @classmethod
-    def of(cls, owner: Any) -> Snapshot:
-        """Take one. Containers among the members are remembered with what they hold."""
-        if isinstance(owner, torch.Tensor):
-            return cls(owner, {"requires_grad": owner.requires_grad})
-        members = dict(_members(owner))
-        contents = {
-            key: value.copy()
-            for key, value in members.items()
-            if isinstance(value, dict | list | set)
-        }
-        return cls(owner, members, contents)
-
-    def restore(self) -> None:
-        """Put every member back."""
-        if isinstance(self.owner, torch.Tensor):
-            self.owner.requires_grad_(self.members["requires_grad"])
+        """Give the entry a value that it once had."""
+        container = self.container
+        if self.key is None:
+            _refill(container, value)
             return
-        live = _members(self.owner)
-        live.clear()
-        live.update(self.members)
-        for key, content in self.contents.items():
-            _refill(self.members[key], content)
-
-    def changes(self, later: Snapshot) -> Iterator[Change]:
-        """What differs in a later snapshot of the same object."""
-        container = self.owner if isinstance(self.owner, torch.Tensor) else _members(self.owner)
-        for key in {**self.members, **later.members}:
-            before = self.members.get(key, _MISSING)
-            after = later.members.get(key, _MISSING)
-            if before is not after:
-                yield Change(container, key, before, after)
-            elif key in self.contents and key in later.contents:
-                for entry, old, new in _differences(self.contents[key], later.contents[key]):
-                    yield Change(before, entry, old, new)
+        set_entry(container, self.key, value)
+        for key in self.followers if value is not MISSING else ():
+            moved = get_entry(container, key)
+            if moved is not MISSING:
+                set_entry(container, key, MISSING)
+                set_entry(container, key, moved)
 
 
-def _members(owner: Any) -> dict[Any, Any]:
-    members: dict[Any, Any] = owner if isinstance(owner, dict) else owner.__dict__
-    return members
+def get_entry(container: Any, key: Any) -> Any:
+    """One entry of a dict or a list, one member of an object, one flag of a tensor."""
+    if isinstance(container, dict | list):
+        try:
+            return container[key]
+        except (KeyError, IndexError):
+            return MISSING
+    if key in _slots(type(container)) or isinstance(container, torch.Tensor):
+        return getattr(container, key, MISSING)
+    return getattr(container, "__dict__", {}).get(key, MISSING)
+
+
+def set_entry(container: Any, key: Any, value: Any) -> None:
+    """Set what ``get_entry`` gives, past every ``__setattr__``; ``MISSING`` removes it."""
+    if isinstance(container, list):
+        container[key] = value
+    elif isinstance(container, torch.Tensor):
+        setattr(container, key, value)
+    elif isinstance(container, dict):
+        _set_item(container, key, value)
+    elif key in _slots(type(container)):
+        if value is MISSING:
+            object.__delattr__(container, key)
+        else:
+            object.__setattr__(container, key, value)
+    else:
+        _set_item(container.__dict__, key, value)
+
+
+def _set_item(container: dict[Any, Any], key: Any, value: Any) -> None:
+    kind = _kind(container)
+    if value is MISSING:
+        kind.pop(container, key, None)
+    else:
+        kind.__setitem__(container, key, value)
+
+
+def _kind(container: dict[Any, Any]) -> type[dict[Any, Any]]:
+    """The class whose methods reach a dict's entries, past those of a user's subclass."""
+    return OrderedDict if isinstance(container, OrderedDict) else dict
 
 
 def _refill(container: Any, content: Any) -> None:
     if isinstance(container, list):
-        container[:] = content
+        list.__setitem__(container, slice(None), content)
+    elif isinstance(container, set):
+        set.clear(container)
+        set.update(container, content)
     else:
-        container.clear()
-        container.update(content)
+        kind = _kind(container)
+        kind.clear(container)
+        for key, value in content.items():
+            kind.__setitem__(container, key, value)
 
 
-def _differences(before: Any, after: Any) -> Iterator[tuple[Any, Any, Any]]:
-    if isinstance(before, dict):
-        for key in {**before, **after}:
-            old, new = before.get(key, _MISSING), after.get(key, _MISSING)
-            if old is not new:
-                yield key, old, new
-    elif isinstance(before, list) and len(before) == len(after):
-        for position, (old, new) in enumerate(zip(before, after, strict=True)):
-            if old is not new:
-                yield position, old, new
+def _all_slots(cls: type) -> tuple[str, ...]:
+    if cls.__module__ == "builtins":
+        return ()
+    listed = (base.__dict__.get("__slots__", ()) for base in cls.__mro__)
+    names = [name for found in listed for name in ((found,) if isinstance(found, str) else found)]
+    return tuple(name for name in names if name not in ("__dict__", "__weakref__"))
+
+
+_slots: Callable[[type], tuple[str, ...]] = functools.lru_cache(maxsize=4096)(_all_slots)
+
+
+class _Content:
+    """What one dict, list or set held: the same values, not copies of them."""
+
+    __slots__ = ("container", "held", "member", "owner")
+
+    def __init__(self, owner: Any, member: Any, container: Any, held: Any = None) -> None:
+        self.owner = owner
+        self.member = member
+        self.container = container
+        if held is None:
+            kind = _kind(container) if isinstance(container, dict) else type(container)
+            # Past the methods of a user's own dict.
+            held = dict(kind.items(container)) if kind in _DICTS else container.copy()
+        self.held = held
+
+    def same(self) -> bool:
+        now, was = self.container, self.held
+        if len(now) != len(was):
+            return False
+        if isinstance(now, dict):
+            items = _kind(now).items(now)
+            return all(a is b and x is y for (a, x), (b, y) in zip(items, was.items(), strict=True))
+        if isinstance(now, set):
+            return bool(now == was)
+        return all(x is y for x, y in zip(now, was, strict=True))
+
+    def restore(self) -> None:
+        if not self.same():
+            _refill(self.container, self.held)
+
+    def changes(self) -> Iterator[Change]:
+        if self.same():
+            return
+        now, was = self.container, self.held
+        if isinstance(now, dict):
+            keys = list({**was, **now})
+            order = list(was)
+        elif isinstance(now, list) and len(now) == len(was):
+            keys, order = list(range(len(now))), []
+        else:
+            yield Change(self.owner, self.member, None, was, now.copy())
+            return
+        for key in keys:
+            before, after = get_entry(was, key), get_entry(now, key)
+            if before is not after:
+                gone = after is MISSING and isinstance(now, dict)
+                followers = tuple(order[order.index(key) + 1 :]) if gone else ()
+                yield Change(self.owner, self.member, key, before, after, followers)
+
+
+class _Object:
+    """What one object held, one level deep: its members, and what dicts and lists among them do."""
+
+    __slots__ = ("contents", "empty", "owner", "slots")
+
+    def __init__(self, owner: Any) -> None:
+        self.owner = owner
+        self.contents: list[_Content] = []
+        # Nearly every dict of a module is empty: no copy then.
+        self.empty: list[tuple[Any, Any]] = []
+        self.slots: dict[str, Any] = {}
+        if isinstance(owner, torch.Tensor):
+            self.slots["requires_grad"] = owner.requires_grad
+            return
+        if isinstance(owner, _CONTAINERS):
+            self.contents.append(_Content(owner, None, owner))
+        members = getattr(owner, "__dict__", None)
+        if members is not None and members is not owner:
+            # Entries of a user's own dict are told from its attributes by who holds them.
+            holder = members if isinstance(owner, _CONTAINERS) else owner
+            self.contents.append(_Content(holder, None, members))
+            for name, value in members.items():
+                if isinstance(value, _CONTAINERS):
+                    self._add(name, value)
+        for name in _slots(type(owner)):
+            value = self.slots[name] = getattr(owner, name, MISSING)
+            if isinstance(value, _CONTAINERS):
+                self._add(name, value)
+
+    def _add(self, name: str, value: Any) -> None:
+        if value:
+            self.contents.append(_Content(self.owner, name, value))
+        else:
+            self.empty.append((name, value))
+
+    def restore(self) -> None:
+        for name, value in self.slots.items():
+            if get_entry(self.owner, name) is not value:
+                set_entry(self.owner, name, value)
+        for content in self.contents:
+            content.restore()
+        for _, container in self.empty:
+            if container:
+                container.clear()
+
+    def changes(self) -> Iterator[Change]:
+        for name, value in self.slots.items():
+            after = get_entry(self.owner, name)
+            if after is not value:
+                yield Change(self.owner, None, name, value, after)
+        for content in self.contents:
+            yield from content.changes()
+        for name, container in self.empty:
+            if container:
+                yield from _Content(self.owner, name, container, type(container)()).changes()
+
+
+@dataclass(frozen=True, eq=False)
+class _Values:
+    """Where the values of a tensor, and those of its gradient, are."""
+
+    owner: torch.Tensor
+    data: torch.Tensor
+    gradient: torch.Tensor | None
+
+    @classmethod
+    def of(cls, tensor: torch.Tensor) -> _Values:
+        gradient = tensor.grad if tensor.is_leaf else None
+        return cls(tensor, tensor.data, None if gradient is None else gradient.data)
+
+    def restore(self) -> None:
+        self.owner.data = self.data
+        if self.gradient is not None and self.owner.grad is not None:
+            self.owner.grad.data = self.gradient
 
 
 class Journal:
-    """Performs writes and remembers, for every object written to, what it held before.
+    """Performs writes and remembers, for every object it was told of, what that held before.
 
     Example:
         >>> from types import SimpleNamespace
@@ -147,36 +306,62 @@ class Journal:
     """
 
     def __init__(self) -> None:
-        self.before: dict[int, Snapshot] = {}
-        self.after: dict[int, Snapshot] = {}
+        self._held: dict[int, _Object] = {}
+        self._values: dict[int, _Values] = {}
 
-    def perform(self, makers: list[Callable[[], list[Write]]]) -> None:
-        """Carry out writes one after the other; if one fails, take all of them back.
+    def perform(self, makers: Iterable[Callable[[], list[Write]]]) -> None:
+        """Carry out writes one after the other. Who calls it takes them back if one fails.
 
         Args:
             makers: each makes the writes of one step, from the state the steps before left.
         """
-        try:
-            for maker in makers:
-                for write in maker():
-                    self.remember(write.owner)
-                    write.do()
-            self.after = {key: Snapshot.of(shot.owner) for key, shot in self.before.items()}
-        except BaseException:
-            self.take_back()
-            raise
+        for maker in makers:
+            for write in maker():
+                self.remember(write.owner)
+                write.do()
 
     def remember(self, owner: Any) -> None:
-        """Snapshot an object before its first write."""
-        if id(owner) not in self.before:
-            self.before[id(owner)] = Snapshot.of(owner)
+        """Note what an object holds, unless that is known already."""
+        if id(owner) not in self._held:
+            self._held[id(owner)] = _Object(owner)
+
+    def remember_modules(self, root: nn.Module) -> None:
+        """Note what every module in a tree holds, wrappers included: a setter may reach any."""
+        pending: list[nn.Module] = [root]
+        while pending:
+            module = pending.pop()
+            if id(module) not in self._held:
+                self._held[id(module)] = _Object(module)
+                pending += [child for child in module._modules.values() if child is not None]
+
+    def remember_values(self, tensor: torch.Tensor) -> None:
+        """Note where a tensor's values are, so that ``tensor.data = other`` can be taken back."""
+        if id(tensor) not in self._values:
+            self._values[id(tensor)] = _Values.of(tensor)
 
     def take_back(self) -> None:
-        """Restore every object written to."""
-        for snapshot in reversed(self.before.values()):
-            snapshot.restore()
+        """Restore everything that was noted, also where that itself is interrupted.
 
-    def changes(self) -> Iterator[Change]:
-        """What the writes changed, entry by entry."""
-        for key, snapshot in self.before.items():
-            yield from snapshot.changes(self.after[key])
+        Raises:
+            BaseException: what interrupted it, once everything is restored.
+        """
+        pending: list[_Object | _Values] = [*self._held.values(), *self._values.values()]
+        interrupted: BaseException | None = None
+        patience = _PATIENCE
+        while pending:
+            try:
+                pending[-1].restore()
+                pending.pop()
+                patience = _PATIENCE
+            except BaseException as error:
+                interrupted = error
+                patience -= 1
+                if not patience:
+                    lost = pending.pop()
+                    error.add_note(f"a {type(lost.owner).__name__} could not be restored")
+        if interrupted is not None:
+            raise interrupted
+
+    def changes(self) -> tuple[Change, ...]:
+        """What became different since it was noted, entry by entry."""
+        return tuple(change for held in self._held.values() for change in held.changes())

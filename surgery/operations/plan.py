@@ -15,7 +15,7 @@ from surgery.graph.graph import Spec
 from surgery.shown import Shown
 
 if TYPE_CHECKING:
-    from surgery.operations.apply import Operated
+    from surgery.operations.undoing import Operated
 
 StepKind: TypeAlias = Literal["module", "parameter", "buffer", "attribute", "flag", "root"]
 
@@ -159,7 +159,8 @@ class Outcome(Shown):
         """Restore everything the operation changed, bit for bit, also after training.
 
         Where the model moved to another device or dtype since, what comes back moves with it.
-        Untouched weights keep what training made of them.
+        Untouched weights keep what training made of them. Generators of random numbers go back
+        as well, those that nobody drew from since.
 
         Returns:
             The model as it was: the same object that the operation was given.
@@ -168,14 +169,14 @@ class Outcome(Shown):
             UndoError: it was a dry run, was undone or committed already, a later operation
                 stands on this one (undo that first), or a replaced part was replaced since.
         """
-        from surgery.operations.apply import undo
+        from surgery.operations.undoing import undo
 
         return undo(self)
 
     def commit(self) -> None:
-        """Let go of what ``undo`` would need. The operation can no longer be undone."""
+        """Let go of what ``undo`` would need: it is impossible then, and ``old`` is empty."""
         if self.operated is not None:
-            self.operated.release("it was committed")
+            self.operated.commit()
 
 
 def tensors_of(steps: tuple[Step, ...]) -> dict[str, torch.Tensor]:

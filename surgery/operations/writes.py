@@ -50,7 +50,11 @@ def _writes(model: nn.Module, step: Step, transform: Transform | None) -> list[W
 def slot_write(model: nn.Module, address: str, value: Any) -> Write:
     """The assignment that puts a module or tensor at an address."""
     owner, name = tree.split(address)
-    return Write(tree.get_module(model, owner), name, value)
+    module = tree.get_module(model, owner)
+    if module._buffers.get(name) is not None:
+        # setattr would register a Parameter that was kept as a buffer.
+        return Write(module._buffers, name, value, "item")
+    return Write(module, name, value)
 
 
 def attribute_write(module: nn.Module, path: str, value: Any) -> Write:
