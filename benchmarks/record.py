@@ -31,14 +31,14 @@ MODELS = {
     "Swin-v2-B": ("swin_v2_b", 256),
 }
 
-WHAT = """The models are torchvision's, built on `meta`, and the input is two images there. All tasks \
-run in turn in every round; a time is the median over the rounds, a ratio the median of the ratios \
-of each round. The budget is 1.5 times a plain forward.
+WHAT = """The models are torchvision's, built on `meta`, and the input is two images there. All \
+tasks run in turn in every round; a time is the median over the rounds, a ratio the median of the \
+ratios of each round. The budget is 1.5 times a plain forward.
 
 - plain: `model(x)` under `torch.no_grad()`.
 - first: `record_graph` with nothing remembered, as the first recording in a process.
-- again: `record_graph` when what the `meta` kernels return for such shapes is remembered; a verified \
-operation records a model several times.
+- again: `record_graph` when what the `meta` kernels return for such shapes is remembered: a \
+verified operation records a model several times.
 - shapes: the same without operations, for the shapes of the outputs alone."""
 
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import weakref
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.flop_counter import flop_registry
 
 from surgery.graph import remembered
 from surgery.graph.graph import Node, Ref, Role, Spec
@@ -89,7 +88,7 @@ class Recorder:
             arguments=arguments,
             keywords=keywords,
             inputs=inputs,
-            flops=_flops(call, result),
+            flops=remembered.flops(call, result),
         )
         for position, (tensor, memory) in enumerate(zip(produced, memories, strict=True)):
             self._remember(tensor, Ref(index, position), memory)
@@ -208,23 +207,6 @@ def _recorded(value: Any, refs: Any) -> Any:
     if isinstance(value, float):
         return value if value == value else "nan"
     return str(value) if isinstance(value, torch.device) else type(value).__name__
-
-
-_flops_by_key: dict[Hashable, int] = {}
-
-
-def _flops(call: Call, result: Any) -> int:
-    formula = flop_registry.get(call.func._overloadpacket)
-    if formula is None:
-        return 0
-    known = _flops_by_key.get(call.key) if call.key is not None else None
-    if known is None:
-        known = int(formula(*call.args, **call.kwargs, out_val=result))
-        if call.key is not None:
-            if len(_flops_by_key) >= remembered.LIMIT:
-                _flops_by_key.clear()
-            _flops_by_key[call.key] = known
-    return known
 
 
 def _announced(module: nn.Module, address: str, stack: list[str]) -> Callable[..., Any]:

@@ -11,6 +11,7 @@ from collections.abc import Hashable, Iterable
 from typing import Any, TypeAlias
 
 import torch
+from torch.utils.flop_counter import flop_registry
 
 from surgery.graph.operators import Call
 
@@ -28,6 +29,7 @@ _SCALARS = frozenset(
 )
 
 _layouts: dict[Hashable, tuple[type | None, list[_Layout]]] = {}
+_flops: dict[Hashable, int] = {}
 
 
 def run(call: Call) -> Any:
@@ -60,6 +62,29 @@ def run(call: Call) -> Any:
 def forget() -> None:
     """Forget everything, as a new process would begin."""
     _layouts.clear()
+    _flops.clear()
+
+
+def flops(call: Call, result: Any) -> int:
+    """Floating-point operations of a call that ran, by the formulas of torch.
+
+    Args:
+        call: the operator and its arguments.
+        result: what it returned.
+
+    Returns:
+        The number; 0 where there is no formula.
+    """
+    formula = flop_registry.get(call.func._overloadpacket)
+    if formula is None:
+        return 0
+    known = _flops.get(call.key) if call.key is not None else None
+    if known is None:
+        known = int(formula(*call.args, **call.kwargs, out_val=result))
+        # Keys are those of layouts, so that both are forgotten together.
+        if call.key in _layouts:
+            _flops[call.key] = known
+    return known
 
 
 def _key(call: Call) -> Hashable:
@@ -99,7 +124,7 @@ def _remember(key: Hashable, call: Call, result: Any) -> None:
     if not all(item is None or _is_plain(item, call) for item in items):
         return
     if len(_layouts) >= LIMIT:
-        _layouts.clear()
+        forget()
     layouts = [None if item is None else (item.shape, item.stride(), item.dtype) for item in items]
     _layouts[key] = (type(result) if several else None, layouts)
 
