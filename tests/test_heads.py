@@ -21,7 +21,7 @@ from surgery.heads import Heads, find_heads
 from surgery.survey import Site, Survey, survey
 from tests import test_strategies as truths
 from tests.hostile import Headed
-from tests.hostile_unseen import UNSEEN
+from tests.hostile_unseen_layers import UNSEEN
 from tests.strategies import HOSTILE, Classifier, Hostile, classifiers, rename, renamings
 
 NO_PLUGINS = Registry.of()
@@ -33,6 +33,16 @@ unseen = pytest.mark.parametrize("truth", UNSEEN.values(), ids=str)
 
 def look(model: nn.Module, example: Any) -> Survey:
     return survey(model, example, registry=NO_PLUGINS)
+
+
+SEEN: dict[str, Survey] = {}
+
+
+def seen(truth: Hostile) -> Survey:
+    """A model's survey, taken once: it is a value, and several tests ask of it."""
+    if truth.name not in SEEN:
+        SEEN[truth.name] = look(truth.make(), truth.example())
+    return SEEN[truth.name]
 
 
 def made(heads: Heads, mode: str) -> dict[str, int]:
@@ -51,7 +61,7 @@ def true_heads(truth: Hostile) -> dict[str, int]:
 
 @every
 def test_the_heads_and_their_numbers(truth: Hostile) -> None:
-    heads = find_heads(truth.make(), truth.example(), registry=NO_PLUGINS)
+    heads = seen(truth).heads
     found = {head.address: head.num_classes for head in heads}
     assert len(found) == len(heads)
     assert true_heads(truth).items() <= found.items()
@@ -60,7 +70,7 @@ def test_the_heads_and_their_numbers(truth: Hostile) -> None:
 
 @every
 def test_corroborated_are_the_heads_whose_number_an_attribute_gives(truth: Hostile) -> None:
-    heads = find_heads(truth.make(), truth.example(), registry=NO_PLUGINS)
+    heads = seen(truth).heads
     corroborated = {head.address for head in heads if head.corroborated}
     assert corroborated == (set(true_heads(truth)) if truth.corroborated else set())
     for head in heads:
@@ -71,7 +81,7 @@ def test_corroborated_are_the_heads_whose_number_an_attribute_gives(truth: Hosti
 
 @headed
 def test_the_class_axes_of_the_outputs_in_both_modes(truth: Hostile) -> None:
-    heads = find_heads(truth.make(), truth.example(), registry=NO_PLUGINS)
+    heads = seen(truth).heads
     true = Heads(tuple(head for head in heads if head.address in true_heads(truth)))
     assert made(true, "eval") == truth.outputs_in(training=False)
     assert made(true, "train") == truth.outputs_in(training=True)
@@ -81,9 +91,7 @@ def test_the_class_axes_of_the_outputs_in_both_modes(truth: Hostile) -> None:
 
 @headed
 def test_heads_that_run_in_train_mode_only_are_auxiliary(truth: Hostile) -> None:
-    roles = {
-        h.address: h.role for h in find_heads(truth.make(), truth.example(), registry=NO_PLUGINS)
-    }
+    roles = {h.address: h.role for h in seen(truth).heads}
     assert all(roles[address] == "aux" for address in truth.train_heads)
     named = {a for a in truth.heads if "aux" in a}
     assert {address for address in truth.heads if roles[address] != "main"} == named
@@ -92,8 +100,7 @@ def test_heads_that_run_in_train_mode_only_are_auxiliary(truth: Hostile) -> None
 @every
 def test_what_lies_behind_the_heads_has_one_entry_for_each_class(truth: Hostile) -> None:
     """The tensors that meet the class axis are those that a twin has in another size."""
-    model = truth.make()
-    found = look(model, truth.example())
+    model, found = truth.make(), seen(truth)
     met: set[str] = set()
     for head in found.heads:
         if head.address not in true_heads(truth):
@@ -129,7 +136,7 @@ def _addresses(graph: Graph, ref: Ref) -> list[str]:
 
 @every
 def test_where_there_is_no_head_the_ending_says_what_there_is(truth: Hostile) -> None:
-    heads = find_heads(truth.make(), truth.example(), registry=NO_PLUGINS)
+    heads = seen(truth).heads
     assert heads.ending
     if not heads:
         words = (
