@@ -13,7 +13,7 @@ _HEADS = (
     Column("in_features", "in_features", "count"),
     Column("num_classes", "num_classes", "count"),
     Column("role", "role"),
-    Column("corroborated", "corroborated", "answer"),
+    Column("corroborated", "corroborated", "answer", "data"),
     Column("tied_to", "tied to", "address", "where any"),
     Column("addresses", "", "address", "data"),
 )

@@ -17,9 +17,9 @@ def as_json(value: object, *, indent: int | None = 2) -> str:
         indent: spaces for each level; None for one line.
 
     Returns:
-        An object with ``schema`` and ``kind``, one entry for each fact, one list of objects for
-        each table, and ``notes``, in this order. It is plain ASCII, so that no name in it can
-        steer a terminal. Within one version of a schema no key goes and none changes.
+        An object with ``schema`` (``surgery/audit/1``), one entry for each fact, one list of
+        objects for each table, and ``notes``, in this order. It is plain ASCII, so that no name
+        in it can steer a terminal. Within one version of a schema no key goes and none changes.
 
     Raises:
         ArgumentError: nobody has said how to describe this value.
@@ -31,8 +31,7 @@ def as_json(value: object, *, indent: int | None = 2) -> str:
         6
     """
     report = describe(value)
-    schema = f"surgery/{report.kind}/{report.version}"
-    data: dict[str, Any] = {"schema": schema, "kind": report.kind}
+    data: dict[str, Any] = {"schema": f"surgery/{report.kind}/{report.version}"}
     data |= {fact.key: fact.value for fact in report.facts}
     for table in report.tables:
         keys = [column.key for column in table.columns]

@@ -32,3 +32,25 @@ def rich_model() -> nn.Module:
     model.register_buffer("mask", torch.ones(3, dtype=torch.bool), persistent=False)
     model.cache = torch.zeros(2)
     return model
+
+
+class Classifier(nn.Module):
+    """Two heads, one of them for training alone; the other has a name that is up to no good."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.num_classes = 5
+        self.body = nn.Sequential(nn.Linear(8, 6), nn.BatchNorm1d(6), nn.ReLU())
+        self.aux = nn.Linear(6, 5)
+        self.add_module(EVIL, nn.Linear(6, 5, bias=False))
+
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        features = self.body(x)
+        outputs = {"out": self.get_submodule(EVIL)(features)}
+        if self.training:
+            outputs["aux"] = self.aux(features)
+        return outputs
+
+
+def vectors() -> torch.Tensor:
+    return torch.zeros(2, 8)

@@ -26,6 +26,7 @@ def test_an_audit_as_json():
 def test_json_holds_every_row_and_every_number(model: nn.Module):
     audit = surgery.audit(model)
     data = json.loads(as_json(audit, indent=None))
+    assert next(iter(data.items())) == ("schema", "surgery/audit/1")
     for name in ("total", "trainable", "frozen", "buffers", "packed", "bytes", "trainable_ratio"):
         assert data[name] == getattr(audit, name)
     assert [row["address"] for row in data["modules"]] == [row.address for row in audit.rows]

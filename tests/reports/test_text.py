@@ -13,11 +13,13 @@ from torch import nn
 
 import surgery
 from surgery.errors import ArgumentError
+from surgery.families.registry import Registry
+from surgery.graph.example import Example
 from surgery.reports.report import Column, Fact, Report, Table, describe
 from surgery.reports.text import as_text, clean, write
 from surgery.shown import FORMS, lower
 from tests.reports import golden
-from tests.reports.models import EVIL, rich_model
+from tests.reports.models import EVIL, Classifier, rich_model, vectors
 from tests.strategies import module_trees
 
 
@@ -98,13 +100,25 @@ def test_styles_are_codes_only_when_asked_for():
         (None, "share", ""),
         (True, "text", "True"),
         (("a", "b\x07"), "text", "a\nb\\x07"),
+        (("a", "b\x07"), "list", "a, b\\x07"),
+        ((1, 2), "text", "1, 2"),
+        ((), "text", ""),
+        ((10, 7), "change", "10 -> 7 (-3)"),
+        ((1000, 2000), "change", "1,000 -> 2,000 (+1,000)"),
+        (True, "verdict", "ok"),
+        (False, "verdict", "FAILED"),
+        (True, "answer", "yes"),
+        ("", "address", "(the model)"),
+        (("", "fc"), "address", "(the model)\nfc"),
     ],
 )
 def test_values_for_people(value: Any, unit: Any, text: str):
     assert write(value, unit) == text
 
 
-@pytest.mark.parametrize("wrong", [{"depth": -1}, {"depth": "2"}, {"width": 3}, {"width": True}])
+@pytest.mark.parametrize(
+    "wrong", [{"depth": -1}, {"depth": "2"}, {"width": 3}, {"width": True}, {"rows": 0}]
+)
 def test_a_number_out_of_range_is_an_error(wrong: dict[str, Any]):
     with pytest.raises(ArgumentError) as error:
         as_text(surgery.audit(nn.ReLU()), **wrong)
@@ -119,10 +133,47 @@ def test_what_nobody_describes_is_an_error_that_says_how():
         lower(surgery.audit(nn.ReLU()), "morse")
 
 
+def every_value() -> list[Any]:
+    outcome = surgery.replace_head(Classifier(), 3, example=vectors())
+    heads = surgery.find_heads(Classifier(), vectors())
+    graph = surgery.record(Classifier(), vectors())
+    found = [surgery.audit(rich_model()), graph, heads, heads[0], outcome, outcome.plan]
+    return [*found, Example(), Registry.of(), Report("kind", "Title")]
+
+
 def test_every_form_takes_every_value():
-    values = [surgery.audit(rich_model()), Report("kind", "Title")]
-    assert all(isinstance(lower(value, form), str) for value in values for form in FORMS)
+    values = every_value()
+    kinds = {cls for cls in describe.registry if cls is not object}
+    assert {type(value) for value in values} == kinds
+    assert all(isinstance(surgery.report(value, form), str) for value in values for form in FORMS)
     assert {"text", "json"} <= set(FORMS)
+
+
+def test_no_key_of_a_report_hides_another():
+    for value in every_value():
+        report = describe(value)
+        keys = ["schema", "notes", *(part.key for part in (*report.facts, *report.tables))]
+        assert len(set(keys)) == len(keys), report.kind
+        for table in report.tables:
+            names = [column.key for column in table.columns]
+            assert len(set(names)) == len(names), table.key
+            assert all(len(row) == len(names) for row in table.rows)
+
+
+def test_what_is_shown_has_a_label():
+    for value in every_value():
+        report = describe(value)
+        assert all(fact.label for fact in report.facts if fact.presence != "data")
+        for table in report.tables:
+            assert table.title or table.presence == "data"
+
+
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_an_unknown_option_is_an_error_that_lists_the_known(form: str):
+    with pytest.raises(ArgumentError) as error:
+        surgery.report(Report("kind", "Title"), form, colour=True)
+    assert error.value.where == "colour"
+    assert {"text": "width", "json": "indent"}[form] in str(error.value.expected)
 
 
 def test_a_report_is_its_own_description():
