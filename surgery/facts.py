@@ -124,8 +124,7 @@ def _are_names(value: Any) -> bool:
 def _is_configuration(name: str, value: Any) -> bool:
     if isinstance(value, _NO_CONFIGURATION):
         return False
-    bare = name.strip("_").lower()
-    return any(bare == known or bare.endswith(f"_{known}") for known in CONFIGURATIONS)
+    return name.strip("_").lower().rpartition("_")[2] in CONFIGURATIONS
 
 
 def members(value: Any) -> dict[str, Any]:

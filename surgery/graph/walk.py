@@ -108,7 +108,7 @@ def ancestors(graph: Graph, start: int) -> frozenset[int]:
 def feeding(graph: Graph, mixings: Iterable[Mixing]) -> Iterator[tuple[Mixing, Mixing]]:
     """The pairs of which the first feeds the second."""
     every = list(mixings)
-    for second in every:
+    for second in every if len(every) > 1 else ():
         above = ancestors(graph, second.node)
         for first in every:
             if first.node in above:
