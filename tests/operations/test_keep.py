@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from surgery.errors import ArgumentError
-from surgery.operations.rows import carry_rows, resolve_keep
+from surgery.operations.keep import carry_rows, resolve_keep
 
 NAMES = ["dog", "cat", "fish", "N/A", "N/A"]
 
