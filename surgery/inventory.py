@@ -9,14 +9,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
-from operator import attrgetter
+from operator import attrgetter, itemgetter
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 import torch
 from torch import nn
 
 from surgery import tree
-from surgery.wrappers import frozen_in, unwrap
+from surgery.errors import UnsupportedModelError
+from surgery.wrappers import class_name, frozen_in, unwrap
 
 Kind: TypeAlias = Literal["parameter", "buffer", "packed"]
 
@@ -32,9 +33,10 @@ class Inventory(NamedTuple):
         types: of each module, the name of its class. Number 0 is the root.
         edges: every (parent, name, module) in the order of the walk.
         counts: how many parameters, buffers and packed weights there are.
-        places: of each tensor, the module that holds it first, and its name there.
+        holders: of each tensor, the module that holds it first.
+        names: of each tensor, its name there.
         elements: of each tensor, how many numbers it holds.
-        trainable: of each tensor, whether it requires a gradient.
+        trainable: of each parameter, whether it requires a gradient.
         dtypes: of each tensor.
         devices: of each tensor; equal ones are one object.
         sizes: bytes of the tensors where they are not elements times item size.
@@ -48,7 +50,8 @@ class Inventory(NamedTuple):
     types: tuple[str, ...]
     edges: tuple[tuple[int, str, int], ...]
     counts: tuple[int, int, int]
-    places: tuple[tuple[int, str], ...]
+    holders: tuple[int, ...]
+    names: tuple[str, ...]
     elements: tuple[int, ...]
     trainable: tuple[bool, ...]
     dtypes: tuple[torch.dtype, ...]
@@ -74,7 +77,8 @@ class _Held:
     """Tensors by identity, each with every place that holds it, the first one first."""
 
     tensors: dict[Any, torch.Tensor] = field(default_factory=dict)
-    places: list[tuple[int, str]] = field(default_factory=list)
+    holders: list[int] = field(default_factory=list)
+    names: list[str] = field(default_factory=list)
     again: list[tuple[Any, int, str]] = field(default_factory=list)
 
     def add(self, key: Any, tensor: torch.Tensor, module: int, name: str) -> None:
@@ -82,7 +86,12 @@ class _Held:
             self.again.append((key, module, name))
         else:
             self.tensors[key] = tensor
-            self.places.append((module, name))
+            self.holders.append(module)
+            self.names.append(name)
+
+    def entries(self) -> Iterator[tuple[Any, torch.Tensor, int, str]]:
+        columns = zip(self.tensors.items(), self.holders, self.names, strict=True)
+        return ((key, tensor, holder, name) for (key, tensor), holder, name in columns)
 
 
 @dataclass(slots=True)
@@ -120,7 +129,8 @@ def take_inventory(model: nn.Module) -> Inventory:
     tensors = list(chain.from_iterable(part.tensors.values() for part in held))
     counts = (len(seen.parameters.tensors), len(seen.buffers.tensors), len(packed.tensors))
     ordinary = _PLAIN.issuperset(map(type, tensors))
-    if not ordinary or any(not name or "." in name for _, name, _ in seen.edges):
+    names = set(map(itemgetter(1), seen.edges))
+    if not ordinary or "" in names or "." in "".join(names):
         # Lazy tensors are of another type, and tree has the errors for them and for such names.
         tree.check_model(model)
     try:
@@ -132,9 +142,10 @@ def take_inventory(model: nn.Module) -> Inventory:
         tuple(seen.types),
         tuple(seen.edges),
         counts,
-        (*seen.parameters.places, *seen.buffers.places, *packed.places),
+        (*seen.parameters.holders, *seen.buffers.holders, *packed.holders),
+        (*seen.parameters.names, *seen.buffers.names, *packed.names),
         tuple(map(torch.Tensor.numel, tensors)),
-        tuple(map(attrgetter("requires_grad"), tensors)),
+        tuple(map(attrgetter("requires_grad"), tensors[: counts[0]])),
         tuple(map(attrgetter("dtype"), tensors)),
         _devices(tensors),
         () if ordinary else tuple(_sizes(tensors)),
@@ -152,8 +163,8 @@ def _pass_over(model: nn.Module) -> _Pass:
     known: dict[type, tuple[str, int]] = {}
     modules: dict[int, int] = {}
     types, edges = seen.types, seen.edges
-    parameters, places = seen.parameters.tensors, seen.parameters.places
-    buffers, buffer_places = seen.buffers.tensors, seen.buffers.places
+    parameters, holders, names = _columns(seen.parameters)
+    buffers, buffer_holders, buffer_names = _columns(seen.buffers)
     stack: list[tuple[int, str, nn.Module]] = [(-1, "", model)]
     while stack:
         parent, name, module = stack.pop()
@@ -171,19 +182,23 @@ def _pass_over(model: nn.Module) -> _Pass:
         state = module.__dict__
         for name, tensor in state["_parameters"].items():
             if tensor is not None:
-                if id(tensor) in parameters:
-                    seen.parameters.again.append((id(tensor), number, name))
+                key = id(tensor)
+                if key in parameters:
+                    seen.parameters.again.append((key, number, name))
                 else:
-                    parameters[id(tensor)] = tensor
-                    places.append((number, name))
+                    parameters[key] = tensor
+                    holders.append(number)
+                    names.append(name)
         if state["_buffers"]:
             for name, tensor in state["_buffers"].items():
                 if tensor is not None:
-                    if id(tensor) in buffers:
-                        seen.buffers.again.append((id(tensor), number, name))
+                    key = id(tensor)
+                    if key in buffers:
+                        seen.buffers.again.append((key, number, name))
                     else:
-                        buffers[id(tensor)] = tensor
-                        buffer_places.append((number, name))
+                        buffers[key] = tensor
+                        buffer_holders.append(number)
+                        buffer_names.append(name)
             for name in state["_non_persistent_buffers_set"]:
                 seen.transient.append((number, name))
         if len(state) != usual[1] and not _TELLING.isdisjoint(map(type, state.values())):
@@ -196,6 +211,10 @@ def _pass_over(model: nn.Module) -> _Pass:
     return seen
 
 
+def _columns(held: _Held) -> tuple[dict[Any, torch.Tensor], list[int], list[str]]:
+    return held.tensors, held.holders, held.names
+
+
 def _first_sight(module: nn.Module, model: nn.Module) -> tuple[str, int]:
     """The name of a module's class, and how many attributes an ordinary instance has.
 
@@ -206,6 +225,14 @@ def _first_sight(module: nn.Module, model: nn.Module) -> tuple[str, int]:
     cls = type(module)
     if frozen_in(module):
         tree.check_model(model)
+    if "_parameters" not in module.__dict__:
+        raise UnsupportedModelError(
+            "this module was never initialised, so it can hold nothing",
+            where=class_name(cls),
+            expected="an __init__ that calls nn.Module's",
+            found="no parameters, buffers or submodules, not even none",
+            fix="call super().__init__() first in its __init__",
+        )
     ordinary = cls.__module__.startswith("torch.nn.modules.") and _TELLING.isdisjoint(
         map(type, module.__dict__.values())
     )
@@ -214,13 +241,11 @@ def _first_sight(module: nn.Module, model: nn.Module) -> tuple[str, int]:
 
 def _parameters_win(seen: _Pass) -> None:
     """What is a parameter anywhere counts as one, also where it is registered as a buffer."""
-    both = seen.buffers.tensors.keys() & seen.parameters.tensors.keys()
-    if both:
+    if not seen.parameters.tensors.keys().isdisjoint(seen.buffers.tensors):
+        both = seen.parameters.tensors.keys() & seen.buffers.tensors.keys()
         buffers = _Held()
-        for (key, tensor), place in zip(
-            seen.buffers.tensors.items(), seen.buffers.places, strict=True
-        ):
-            (seen.parameters if key in both else buffers).add(key, tensor, *place)
+        for key, tensor, holder, name in seen.buffers.entries():
+            (seen.parameters if key in both else buffers).add(key, tensor, holder, name)
         for again in seen.buffers.again:
             held = seen.parameters if again[0] in both else buffers
             held.again.append(again)
@@ -286,8 +311,8 @@ def _aliases(held: Sequence[_Held]) -> Iterator[tuple[int, int, str]]:
 def _transient(seen: _Pass) -> Iterator[int]:
     """Buffers of which no name is in the state dict."""
     names: dict[Any, list[tuple[int, str]]] = {}
-    for key, place in zip(seen.buffers.tensors, seen.buffers.places, strict=True):
-        names[key] = [place]
+    for key, _, holder, name in seen.buffers.entries():
+        names[key] = [(holder, name)]
     for key, module, name in seen.buffers.again:
         names[key].append((module, name))
     transient = set(seen.transient)

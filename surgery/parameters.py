@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import compress, count
+from itertools import chain, compress, count, repeat
 
 from torch import nn
 
@@ -99,8 +99,7 @@ class Audit(Shown, Counted):
     @property
     def trainable(self) -> int:
         """Elements of the parameters that require a gradient."""
-        parameters = self.inventory.elements[: self.inventory.counts[0]]
-        return sum(compress(parameters, self.inventory.trainable))
+        return sum(compress(self.inventory.elements, self.inventory.trainable))
 
     @cached_property
     def cells(self) -> tuple[Cell, ...]:
@@ -124,8 +123,8 @@ class Audit(Shown, Counted):
         below: list[Counts] = [defaultdict(zeros) for _ in inventory.types]
         keys, numbers = self._keys
         extra = self._extra_bytes
-        columns = zip(numbers, inventory.places, inventory.elements, strict=True)
-        for tensor, (number, (module, _), elements) in enumerate(columns):
+        columns = zip(numbers, inventory.holders, inventory.elements, strict=True)
+        for tensor, (number, module, elements) in enumerate(columns):
             key = keys[number]
             add(below[module][key], 1, elements, elements * key[3].itemsize + extra.get(tensor, 0))
         own = [Tally(cells_of(counts)) for counts in below]
@@ -249,17 +248,17 @@ class Audit(Shown, Counted):
         transient = inventory.transient
         last: object = None
         number = 0
-        columns = zip(
-            inventory.kinds, inventory.trainable, inventory.dtypes, inventory.devices, strict=True
-        )
-        for tensor, (kind, trainable, dtype, device) in enumerate(columns):
+        trainable = chain(inventory.trainable, repeat(False))
+        columns = zip(inventory.kinds, inventory.dtypes, inventory.devices, strict=True)
+        for tensor, ((kind, dtype, device), learned) in enumerate(
+            zip(columns, trainable, strict=False)
+        ):
             # By id, since a device is slow to hash, and equal ones are one object here.
-            here = (kind, trainable, id(dtype), id(device), tensor in transient)
+            here = (kind, learned, id(dtype), id(device), tensor in transient)
             if here != last:
                 last = here
                 number = known.setdefault(here, len(known))
                 if number == len(keys):
-                    learned = trainable and kind == "parameter"
                     keys.append((kind, learned, tensor not in transient, dtype, device))
             column.append(number)
         return tuple(keys), tuple(column)
@@ -318,7 +317,8 @@ class Audit(Shown, Counted):
     @cached_property
     def _tensor_addresses(self) -> tuple[tuple[str, ...], ...]:
         """Every address of every tensor, the first one first."""
-        places = [[place] for place in self.inventory.places]
+        first = zip(self.inventory.holders, self.inventory.names, strict=True)
+        places = [[place] for place in first]
         for tensor, module, name in self.inventory.aliases:
             places[tensor].append((module, name))
         return tuple(
@@ -346,13 +346,13 @@ class Audit(Shown, Counted):
         above: list[list[int]] = [[] for _ in inventory.types]
         for parent, _, module in inventory.edges:
             above[module].append(parent)
-        homes = [{module} for module, _ in inventory.places]
+        homes = [{module} for module in inventory.holders]
         for tensor, module, _ in inventory.aliases:
             homes[tensor].add(module)
         elsewhere: dict[int, int] = defaultdict(int)
         for tensor in range(inventory.counts[0]):
             counted = set()
-            here = inventory.places[tensor][0]
+            here = inventory.holders[tensor]
             while here >= 0:
                 counted.add(here)
                 here = self._parents[here]

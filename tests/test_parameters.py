@@ -493,3 +493,12 @@ def test_counting_needs_no_renderer():
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_a_module_that_was_never_initialised_is_refused():
+    class Forgetful(nn.Module):
+        def __init__(self) -> None:
+            self.size = 3
+
+    with pytest.raises(UnsupportedModelError, match="super"):
+        surgery.audit(Forgetful())

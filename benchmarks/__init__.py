@@ -1,0 +1,1 @@
+"""What things cost, measured against peers in the same run."""
