@@ -74,13 +74,10 @@ def main(train: int = 800, test: int = 400) -> None:
 
     PAGE.rule("3. A new head: is a solar cell functional or defective?")
     replaced, frozen = prepare(model)
-    say("replaced the head:", *(f"  {step}" for step in replaced.plan.steps))
-    say(*(f"  {check}" for check in replaced.checks))
-    say(
-        f"froze {len(frozen.plan.steps)} other tensors:", *(f"  {check}" for check in frozen.checks)
-    )
+    say(as_text(replaced, width=PAGE.width))
+    say("", f"and {frozen.plan.title}:", *(f"  {check}" for check in frozen.checks))
     audit = surgery.audit(model)
-    say(f"trainable: {audit.trainable:,} of {audit.total:,} ({audit.trainable_ratio:.3%})")
+    say(f"\ntrainable: {audit.trainable:,} of {audit.total:,} ({audit.trainable_ratio:.3%})")
 
     PAGE.rule(f"4. The head learns from {train} cells")
     lessons, exam = read_cells(train, test)
@@ -167,7 +164,13 @@ def train_head(head: nn.Module, features: Tensor, labels: Tensor, name: str) -> 
 def look(model: nn.Module, pictures: Pictures) -> Tensor:
     """What the network makes of each picture, (N, classes) or (N, features)."""
     batches = list(pictures.images.split(10))
-    seen = track(batches, description="looking at pictures", console=PAGE, transient=True)
+    seen = track(
+        batches,
+        description="looking at pictures",
+        console=PAGE,
+        transient=True,
+        disable=not PAGE.is_terminal,
+    )
     return torch.cat([model(as_input(batch)) for batch in seen])
 
 

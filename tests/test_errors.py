@@ -17,7 +17,7 @@ ERRORS = [
     value
     for value in vars(errors).values()
     if inspect.isclass(value)
-    and issubclass(value, Exception)
+    and issubclass(value, SurgeryError)
     and value.__module__ == "surgery.errors"
 ]
 fields = st.fixed_dictionaries(
@@ -52,6 +52,15 @@ def test_the_drawing_in_the_docstring_is_the_class_tree():
         for error in ERRORS
     }
     assert {name: parent for name, (parent, _) in drawn_tree().items()} == real
+
+
+def test_what_is_no_surgery_error_is_a_warning():
+    others = {
+        value
+        for value in vars(errors).values()
+        if inspect.isclass(value) and value.__module__ == "surgery.errors"
+    } - set(ERRORS)
+    assert all(issubclass(other, UserWarning) and other.__doc__ for other in others)
 
 
 def test_the_drawing_says_which_builtin_each_error_also_is():
