@@ -46,7 +46,7 @@ def test_a_taught_network_names_photographs_as_before_once_undone(photographs):
 
     (head,) = surgery.find_heads(model, solar_cells.EXAMPLE)
     assert (head.address, head.in_features, head.num_classes) == ("_fc", 1280, 1000)
-    assert head.corroborated
+    assert {reason.source for reason in head.evidence} == {"graph", "attribute"}, "no plugin"
 
     replaced, frozen = solar_cells.prepare(model)
     body = {name: value.clone() for name, value in model.state_dict().items() if "_fc" not in name}
