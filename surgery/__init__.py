@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from surgery.families.family import Family
+    from surgery.findings import Head, Heads
     from surgery.graph.example import Example
     from surgery.graph.graph import Graph
-    from surgery.heads import Head, Heads, find_heads
+    from surgery.heads import find_heads
     from surgery.layers import summary
     from surgery.operations.backbone import remove_head
     from surgery.operations.freezing import freeze, unfreeze
@@ -26,8 +27,8 @@ _DOOR = {
     "Example": "surgery.graph.example",
     "Family": "surgery.families.family",
     "Graph": "surgery.graph.graph",
-    "Head": "surgery.heads",
-    "Heads": "surgery.heads",
+    "Head": "surgery.findings",
+    "Heads": "surgery.findings",
     "Outcome": "surgery.operations.plan",
     "Plan": "surgery.operations.plan",
     "audit": "surgery.parameters",

@@ -13,13 +13,13 @@ from surgery.errors import RecordError
 from surgery.facts import Fact, find_facts
 from surgery.families.family import HeadClaim, HeadRole, contradicted
 from surgery.families.registry import Registry, default_registry
+from surgery.findings import Evidence, Head, HeadOutput, Heads
 from surgery.graph.axes import Track, follow
 from surgery.graph.example import Example
 from surgery.graph.graph import Graph, Leaf
 from surgery.graph.record import record_graph
 from surgery.graph.skeleton import is_floating
 from surgery.graph.walk import Mixing, ancestors, feeding, frontier, weight_sources
-from surgery.heads import Evidence, Head, HeadOutput, Heads
 from surgery.owners import Owner, owner_of
 from surgery.recording import resolve_example
 

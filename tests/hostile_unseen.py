@@ -218,7 +218,6 @@ class SetPrediction(nn.Module):
     "a decoder reads back its own winning class; classes = features",
     example=sequences(),
     outputs={"output": 2},
-    replaceable=False,
 )
 class GreedyDecoder(nn.Module):
     def __init__(self) -> None:

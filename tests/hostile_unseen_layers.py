@@ -230,7 +230,12 @@ class DistributionOut(Headed):
         return Categorical(logits=self.fc(self.trunk(x)), validate_args=False)
 
 
-@unseen({"fc": 5}, "classes that are masked by a boolean buffer", follows=("allowed",))
+@unseen(
+    {"fc": 5},
+    "classes that are masked by a boolean buffer: what a new class gets is not said",
+    follows=("allowed",),
+    replaceable=False,
+)
 class MaskedClasses(Headed):
     def __init__(self, classes: int = 5) -> None:
         super().__init__(classes)
@@ -393,7 +398,12 @@ class MixedPrecision(Headed):
         return self.fc(x.float()).float().clamp(-50, 50)
 
 
-@unseen({"fc": 5}, "classes sorted in another order by an index in a buffer", follows=("order",))
+@unseen(
+    {"fc": 5},
+    "classes sorted in another order by an index in a buffer",
+    follows=("order",),
+    replaceable=False,
+)
 class Reordered(Headed):
     def __init__(self, classes: int = 5) -> None:
         super().__init__(classes)
