@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import nn
 
 from surgery import tree
@@ -65,54 +66,102 @@ def fact_steps(
 ) -> Iterator[Step]:
     """The facts that give a replaced head's number of classes, with the new number or names.
 
-    A fact follows the heads inside the module it stands on; where those get different numbers,
-    or one of them keeps its own, it says nothing of one head and stays.
+    A fact follows the heads inside the module it stands on, or, where it stands on a loss or a
+    metric, all heads. Where those get different numbers, or one of them keeps its own, it says
+    nothing of one head and stays.
     """
     labels: dict[int, tuple[str, ...]] = {}
     for fact in facts:
-        concerned = [h for h in everything if _about(fact, h)]
-        numbers = {_new_size(head, heads) for head in concerned}
-        if len(numbers) != 1:
-            continue
-        new = numbers.pop()
-        if new is None:
-            continue
-        names = labels.setdefault(new, tuple(classes or (f"LABEL_{i}" for i in range(new))))
-        step = _fact_step(model, fact, new, names)
-        if step is not None:
-            yield step
+        new, _ = _decided(model, fact, heads, everything)
+        if new is not None:
+            names = labels.setdefault(new, tuple(classes or (f"LABEL_{i}" for i in range(new))))
+            yield _fact_step(model, fact, new, names)
 
 
-def _about(fact: Fact, head: Head) -> bool:
-    inside = any(
-        fact.module in ("", address) or address.startswith(f"{fact.module}.")
-        for address in head.addresses
+def staying_facts(
+    model: nn.Module,
+    facts: Sequence[Fact],
+    heads: Sequence[tuple[Head, int]],
+    everything: Sequence[Head],
+) -> Iterator[str]:
+    """The facts that give a replaced head's old number and stay, each with the reason."""
+    for fact in facts:
+        new, reason = _decided(model, fact, heads, everything)
+        if new is None and reason:
+            yield f"{fact.address} says {fact.classes} and stays: {reason}"
+
+
+def _decided(
+    model: nn.Module,
+    fact: Fact,
+    heads: Sequence[tuple[Head, int]],
+    everything: Sequence[Head],
+) -> tuple[int | None, str]:
+    """The number a fact is to give, or None and the reason, empty if it is about something else."""
+    alike = [head for head in everything if fact.classes == head.num_classes]
+    concerned = [head for head in alike if _is_inside(head, fact.module)]
+    if not concerned and not _is_bystander(model, fact.module):
+        return None, ""
+    numbers = {_new_size(head, heads) for head in concerned or alike}
+    if not numbers or numbers == {None} or numbers == {fact.classes}:
+        return None, ""
+    if len(numbers) > 1:
+        names = ", ".join(head.address or "(the model itself)" for head in concerned or alike)
+        return None, f"it may be about any of {names}, which are no longer alike"
+    if _is_read_only(model, fact):
+        return None, "the model computes it, and it cannot be set"
+    return numbers.pop(), ""
+
+
+def _is_inside(head: Head, module: str) -> bool:
+    return any(module in ("", a) or a.startswith(f"{module}.") for a in head.addresses)
+
+
+def _is_bystander(model: nn.Module, address: str) -> bool:
+    """Whether a module holds no tensor and no layer: a loss or a metric, which is about heads."""
+    module = tree.get_module(model, address)
+    held = (*module.__dict__.values(), *module._buffers.values(), *module._modules.values())
+    return not module._parameters and not any(
+        isinstance(value, torch.Tensor | nn.Module) for value in held
     )
-    return inside and fact.classes == head.num_classes
 
 
 def _new_size(head: Head, heads: Sequence[tuple[Head, int]]) -> int | None:
     return next((size for chosen, size in heads if chosen.address == head.address), None)
 
 
-def _fact_step(model: nn.Module, fact: Fact, new: int, names: tuple[str, ...]) -> Step | None:
+def _owner(model: nn.Module, fact: Fact) -> tuple[Any, str]:
     *parents, name = fact.path.split(".")
     owner: Any = tree.get_module(model, fact.module)
     for parent in parents:
         owner = member(owner, parent)
-    value = members(owner)[name] if name in members(owner) else getattr(owner, name)
+    return owner, name
+
+
+def _is_read_only(model: nn.Module, fact: Fact) -> bool:
+    owner, name = _owner(model, fact)
     declared = inspect.getattr_static(type(owner), name, None)
-    if isinstance(declared, property) and declared.fset is None:
-        return None
+    return isinstance(declared, property) and declared.fset is None
+
+
+def _fact_step(model: nn.Module, fact: Fact, new: int, names: tuple[str, ...]) -> Step:
+    owner, name = _owner(model, fact)
+    value = members(owner)[name] if name in members(owner) else getattr(owner, name)
     if fact.kind == "count":
         return _attribute(fact.module, fact.path, value, new)
     if fact.kind == "names":
-        return _attribute(fact.module, fact.path, value, type(value)(names))
-    by_number = all(isinstance(key, int) for key in value)
-    mapping: dict[Any, Any] = (
-        dict(enumerate(names)) if by_number else {label: i for i, label in enumerate(names)}
-    )
-    return _attribute(fact.module, fact.path, value, mapping)
+        listed = tuple(names) if isinstance(value, tuple) else list(names)
+        return _attribute(fact.module, fact.path, value, listed)
+    return _attribute(fact.module, fact.path, value, _mapping(name, value, names))
+
+
+def _mapping(name: str, old: Mapping[Any, Any], names: tuple[str, ...]) -> dict[Any, Any]:
+    """Numbers to names or names to numbers, each number a text where it was one."""
+    to_names = name in ("id2label", "idx_to_class")
+    numbers = list(old) if to_names else list(old.values())
+    written = any(isinstance(number, str) for number in numbers)
+    pairs = [(str(place) if written else place, label) for place, label in enumerate(names)]
+    return dict(pairs) if to_names else {label: place for place, label in pairs}
 
 
 def _attribute(module: str, path: str, before: Any, after: Any) -> Step:

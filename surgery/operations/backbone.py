@@ -11,8 +11,8 @@ from surgery import tree
 from surgery.errors import PlanError
 from surgery.families.registry import Registry
 from surgery.heads import Head
-from surgery.operations.agree import fact_steps
-from surgery.operations.apply import apply
+from surgery.operations.agree import fact_steps, staying_facts
+from surgery.operations.apply import operate
 from surgery.operations.carry import check_carry
 from surgery.operations.choose import Wanted, choose
 from surgery.operations.follow import per_class_tensors
@@ -61,10 +61,13 @@ def remove_head(
     """
     tree.check_model(model)
     tree.check_changeable(model)
-    known = survey(model, example, registry=registry)
-    chosen = [head for head, _ in choose(known.heads, heads, None, "remove_head")]
-    plan = _plan(tree.unwrap(model), known, chosen)
-    return Outcome(model, plan) if dry_run else apply(model, plan)
+
+    def planned() -> Plan:
+        known = survey(model, example, registry=registry)
+        chosen = [head for head, _ in choose(known.heads, heads, None, "remove_head")]
+        return _plan(tree.unwrap(model), known, chosen)
+
+    return operate(model, planned, dry_run=dry_run)
 
 
 def _plan(model: nn.Module, known: Survey, chosen: list[Head]) -> Plan:
@@ -83,7 +86,7 @@ def _plan(model: nn.Module, known: Survey, chosen: list[Head]) -> Plan:
         growth(model, tuple(steps)),
         features={head.address: head.in_features for head in chosen},
         feature_size=_feature_size(chosen),
-        notes=known.blind_spots,
+        notes=(*known.blind_spots, *staying_facts(model, known.facts, gone, known.heads)),
         example=known.example,
     )
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TypeAlias
+from numbers import Integral
+from typing import Any, TypeAlias
 
 from surgery.errors import (
     AmbiguousHeadError,
@@ -19,31 +20,68 @@ Wanted: TypeAlias = "str | Iterable[str] | Mapping[str, int] | None"
 Names: TypeAlias = "Sequence[str] | None"
 
 
-def check_num_classes(num_classes: object, where: str = "num_classes") -> int:
+def check_num_classes(
+    num_classes: object, where: str = "num_classes", fix: str = "surgery.replace_head(model, 7)"
+) -> int:
     """A whole number of at least one.
 
     Raises:
         ArgumentError: anything else, ``True`` included.
     """
-    if isinstance(num_classes, bool) or not isinstance(num_classes, int) or num_classes < 1:
+    whole = isinstance(num_classes, Integral) and not isinstance(num_classes, bool)
+    if not whole or int(num_classes) < 1:  # type: ignore[call-overload]
         raise ArgumentError(
             "the number of classes is a whole number of at least 1",
             where=where,
             expected="1, 2, 3, ...",
             found=repr(num_classes),
-            fix="surgery.replace_head(model, 7)",
+            fix=fix,
         )
-    return num_classes
+    return int(num_classes)  # type: ignore[call-overload, no-any-return]
 
 
 def check_classes(
-    classes: object, num_classes: object
+    classes: object, num_classes: object, heads: object = None
 ) -> tuple[int | None, tuple[str, ...] | None]:
-    """The number of classes and their names, from either or both.
+    """The number of classes and their names, from either or both, before any head is known.
 
     Raises:
-        ArgumentError: names that are no different strings, or as many as something else says.
+        ArgumentError: names that are no different strings, or as many as something else says; no
+            number at all, or one for all heads beside one for each.
     """
+    several = isinstance(heads, Mapping)
+    if several and num_classes is not None:
+        raise ArgumentError(
+            "heads gives a number for each head, so there is none for all",
+            where="num_classes, heads",
+            expected="one of the two",
+            found=f"num_classes={num_classes!r}, heads={heads!r}",
+            fix=f"surgery.replace_head(model, heads={heads!r})",
+        )
+    number, names = _names(classes, num_classes)
+    if number is None and not several:
+        raise ArgumentError(
+            "how many classes?",
+            where="num_classes",
+            expected="num_classes, classes, or heads={address: number}",
+            found="none of them",
+            fix="surgery.replace_head(model, 7)",
+        )
+    if isinstance(heads, Mapping) and names is not None:
+        different = {address: n for address, n in heads.items() if n != number}
+        if different:
+            raise ArgumentError(
+                "classes names the classes of every head, and heads asks for other numbers",
+                where="classes, heads",
+                expected=f"{number} for each head, one for each name",
+                found=repr(different),
+                fix="replace those heads in a call of their own",
+            )
+        return None, names
+    return number, names
+
+
+def _names(classes: object, num_classes: object) -> tuple[int | None, tuple[str, ...] | None]:
     if classes is None:
         return (None if num_classes is None else check_num_classes(num_classes)), None
     if isinstance(classes, str) or not isinstance(classes, Sequence) or not classes:
@@ -112,7 +150,7 @@ def choose(
         "nothing else says so: no plugin knows this model and no attribute such as num_classes "
         f"gives {heads[0].num_classes}. Name it to silence this: heads={heads[0].address!r}",
         UncorroboratedWarning,
-        stacklevel=4,
+        stacklevel=5,
     )
     return [(head, num_classes) for head in heads]
 
@@ -139,21 +177,34 @@ def _ambiguous(heads: Heads, verb: str) -> AmbiguousHeadError:
 def _asked(
     heads: Heads, wanted: Wanted, num_classes: int | None, verb: str
 ) -> list[tuple[Head, int | None]]:
-    if isinstance(wanted, Mapping):
-        if num_classes is not None:
-            raise ArgumentError(
-                "heads gives a number for each head, so there is none for all",
-                where="num_classes, heads",
-                expected="one of the two",
-                found=f"num_classes={num_classes}, heads={dict(wanted)!r}",
-                fix=f"surgery.{verb}(model, heads={dict(wanted)!r})",
-            )
-        sizes = {
-            address: check_num_classes(n, f"heads[{address!r}]") for address, n in wanted.items()
-        }
-        return [(_named(heads, address), size) for address, size in sizes.items()]
-    addresses = [wanted] if isinstance(wanted, str) else list(wanted or ())
-    if not addresses or not all(isinstance(address, str) for address in addresses):
+    asked = _addresses(heads, wanted)
+    found: dict[str, tuple[Head, int | None, str]] = {}
+    for address, number in asked.items():
+        size = num_classes
+        if isinstance(wanted, Mapping) and verb == "replace_head":
+            fix = f"heads={{{address!r}: 7}}"
+            size = check_num_classes(number, f"heads[{address!r}]", fix)
+        for head in _named(heads, address):
+            _, other, first = found.setdefault(head.address, (head, size, address))
+            if other != size:
+                raise ArgumentError(
+                    "one head is asked for twice, with different numbers of classes",
+                    where=f"heads[{first!r}], heads[{address!r}]",
+                    expected=f"one number for {head.address!r}",
+                    found=f"{other} and {size}",
+                    fix=f"heads={{{head.address!r}: {size}}}",
+                )
+    return [(head, size) for head, size, _ in found.values()]
+
+
+def _addresses(heads: Heads, wanted: Wanted) -> dict[str, Any]:
+    """What was asked for by address, with a number where one was given."""
+    listed: list[Any] = []
+    if isinstance(wanted, str):
+        listed = [wanted]
+    elif isinstance(wanted, Iterable):
+        listed = list(wanted)
+    if not listed or not all(isinstance(address, str) for address in listed):
         raise ArgumentError(
             "heads names the layers to take",
             where="heads",
@@ -161,23 +212,21 @@ def _asked(
             found=repr(wanted),
             fix=f"heads={heads[0].address!r}" if heads else "surgery.find_heads(model)",
         )
-    chosen = {head.address: head for head in (_named(heads, address) for address in addresses)}
-    return [(head, num_classes) for head in chosen.values()]
+    return dict(wanted) if isinstance(wanted, Mapping) else dict.fromkeys(listed)
 
 
-def _named(heads: Heads, address: str) -> Head:
-    """The head at an address, or the only one inside it."""
+def _named(heads: Heads, address: str) -> list[Head]:
+    """The head at an address, or those inside it."""
     exact = [head for head in heads if address in head.addresses]
-    inside = [h for h in heads if any(a.startswith(f"{address}.") for a in h.addresses)]
-    found = exact or inside
-    if len(found) == 1:
-        said = Evidence("caller", f"heads={address!r}")
-        return dataclasses.replace(found[0], evidence=(*found[0].evidence, said))
-    known = ", ".join(repr(head.address) for head in heads) or f"none: {heads.ending}"
-    raise ArgumentError(
-        f"{len(found)} heads are inside this" if found else "the graph shows no head there",
-        where=f"heads={address!r}",
-        expected=f"one of: {known}",
-        found=address,
-        fix="surgery.replace(model, {address: module}) changes any layer, head or not",
-    )
+    found = exact or [h for h in heads if any(a.startswith(f"{address}.") for a in h.addresses)]
+    if not found:
+        known = ", ".join(repr(head.address) for head in heads)
+        raise ArgumentError(
+            "the graph shows no head there",
+            where=f"heads={address!r}",
+            expected=f"one of: {known}" if known else f"no head at all: {heads.ending}",
+            found=repr(address),
+            fix=f"surgery.replace(model, {{{address!r}: module}}) changes any layer, head or not",
+        )
+    said = Evidence("caller", f"heads={address!r}")
+    return [dataclasses.replace(head, evidence=(*head.evidence, said)) for head in found]

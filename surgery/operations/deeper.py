@@ -16,7 +16,7 @@ from surgery.operations.plan import Step
 from surgery.operations.values import fill_bias, fill_weight
 
 if TYPE_CHECKING:
-    from surgery.operations.head import Options
+    from surgery.operations.entries import Options
 
 _CONVOLUTIONS: dict[str, type[nn.Conv1d | nn.Conv2d | nn.Conv3d]] = {
     "conv1d": nn.Conv1d,

@@ -7,6 +7,7 @@ all change together.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
@@ -20,6 +21,8 @@ from surgery.survey import Site, Survey
 
 Part: TypeAlias = Literal["weight", "bias", "magnitude", "vector", "behind"]
 
+_ADDITIONS = frozenset({"add", "add_", "sub", "sub_", "rsub"})
+
 
 @dataclass(frozen=True)
 class PerClass:
@@ -31,12 +34,14 @@ class PerClass:
         axis: the class axis.
         part: what it is to the head: its ``weight``, its ``bias``, the ``magnitude`` of a weight
             given in parts, a ``vector`` that estimates a norm, or something ``behind`` it.
+        share: how many classes share one entry: the groups of a transposed convolution.
     """
 
     addresses: tuple[str, ...]
     role: str
     axis: int
     part: Part
+    share: int = 1
 
 
 def per_class_tensors(survey: Survey, head: Head) -> tuple[PerClass, ...]:
@@ -65,17 +70,45 @@ def per_class_tensors(survey: Survey, head: Head) -> tuple[PerClass, ...]:
 def _of_site(graph: Graph, site: Site, head: Head) -> Iterator[PerClass]:
     mixing = site.mixing
     node = graph.nodes[mixing.node]
-    yield from _sources(graph, mixing.weight, weight_axis(graph, mixing), "weight", head)
+    axis = weight_axis(graph, mixing)
+    rows = graph.spec(mixing.weight).shape[axis]
+    share = mixing.features // rows if rows else 1
+    yield from _sources(graph, mixing.weight, axis, "weight", share)
     for ref in node.inputs:
         shape = graph.spec(ref).shape
         additive = ref != mixing.weight and not graph.nodes[ref.node].depends_on_input
         if additive and shape and shape[-1] == mixing.features:
-            yield from _sources(graph, ref, len(shape) - 1, "bias", head)
+            yield from _sources(graph, ref, len(shape) - 1, "bias")
     for meeting in site.track.meetings:
         if not meeting.contracted:
-            yield from _sources(graph, meeting.operand, meeting.axis, "behind", head)
+            own = _is_own_bias(graph, meeting, head)
+            part: Part = "bias" if own else "behind"
+            yield from _sources(graph, meeting.operand, meeting.axis, part)
         elif leads_to(graph, meeting.node, site):
             _refuse_contraction(graph, meeting, head)
+
+
+def _is_own_bias(graph: Graph, meeting: Meeting, head: Head) -> bool:
+    """Whether the head's own layer adds this: its bias, in an operation of its own."""
+    source = graph.nodes[meeting.operand.node]
+    layers = {address.rpartition(".")[0] for address in source.addresses}
+    added = packet(graph.nodes[meeting.node].operation) in _ADDITIONS
+    return source.role == "parameter" and added and not layers.isdisjoint(head.addresses)
+
+
+def multiple_of(survey: Survey, head: Head) -> int:
+    """What a head's number of classes must be a multiple of: groups that share the classes."""
+    found = 1
+    for site in survey.sites[head.address]:
+        graph = survey.graphs[site.mode]
+        made = graph.nodes[site.mixing.node]
+        if "convolution" in packet(made.operation) and len(made.arguments) > 8:
+            found = math.lcm(found, int(made.arguments[8]))
+        for ref, axis in site.track.axes.items():
+            for node in (graph.nodes[user] for user in graph.users[ref.node] if axis == 1):
+                if packet(node.operation) == "native_group_norm" and node.inputs[0] == ref:
+                    found = math.lcm(found, int(node.arguments[6]))
+    return found
 
 
 def leads_to(graph: Graph, node: int, site: Site) -> bool:
@@ -116,7 +149,7 @@ def weight_axis(graph: Graph, mixing: Mixing) -> int:
     return mixing.axis - (out - len(shape))
 
 
-def _sources(graph: Graph, ref: Ref, axis: int, part: Part, head: Head) -> Iterator[PerClass]:
+def _sources(graph: Graph, ref: Ref, axis: int, part: Part, share: int = 1) -> Iterator[PerClass]:
     """The tensors an operand is computed from, each with the axis that becomes the operand's."""
     pending: list[tuple[Ref, int, Part]] = [(ref, axis, part)]
     seen: set[tuple[Ref, int]] = set()
@@ -134,7 +167,7 @@ def _sources(graph: Graph, ref: Ref, axis: int, part: Part, head: Head) -> Itera
                 reached = source.index == operand.node and own == place
                 if not reached and track.axes.get(operand) != place:
                     continue
-                yield PerClass(source.addresses, source.role, own, _part(source, kind))
+                yield PerClass(source.addresses, source.role, own, _part(source, kind), share)
                 for meeting in track.meetings:
                     inner = graph.nodes[meeting.operand.node]
                     if graph.nodes[meeting.node].depends_on_input or inner.depends_on_input:

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from surgery.errors import ArgumentError, PlanError
+from surgery.graph.skeleton import is_floating
 
 Init: TypeAlias = Literal["default", "zeros"] | Callable[[torch.Tensor], object]
 
@@ -31,11 +32,75 @@ def check_init(init: object) -> None:
     )
 
 
-def resized(tensor: torch.Tensor, axis: int, size: int) -> torch.Tensor:
-    """An uninitialised tensor with another size along one axis, placed as the old one."""
+def check_generator(generator: object) -> None:
+    """Refuse what is no source of random numbers.
+
+    Raises:
+        ArgumentError: neither None nor a ``torch.Generator``.
+    """
+    if generator is None or isinstance(generator, torch.Generator):
+        return
+    raise ArgumentError(
+        "this is no source of random numbers",
+        where="generator",
+        expected="a torch.Generator, or None for torch's own",
+        found=repr(generator),
+        fix="generator=torch.Generator().manual_seed(0)",
+    )
+
+
+def check_trainable(trainable: object) -> None:
+    """Refuse what is no flag.
+
+    Raises:
+        ArgumentError: neither True, False nor None.
+    """
+    if trainable is None or isinstance(trainable, bool):
+        return
+    raise ArgumentError(
+        "new parameters are trainable, or not, or as the old ones were",
+        where="trainable",
+        expected="True, False or None",
+        found=repr(trainable),
+        fix="surgery.replace_head(model, 7, trainable=None)",
+    )
+
+
+def check_same_device(generator: torch.Generator | None, device: torch.device) -> None:
+    """Refuse a generator that cannot draw where the head lies.
+
+    Raises:
+        ArgumentError: the generator belongs to another device.
+    """
+    if generator is None or device.type in ("meta", generator.device.type):
+        return
+    raise ArgumentError(
+        "a generator draws on its own device only",
+        where="generator",
+        expected=f"a generator on {device.type}, where the head is",
+        found=f"a generator on {generator.device.type}",
+        fix=f"generator=torch.Generator({device.type!r}).manual_seed(0)",
+    )
+
+
+def resized(tensor: torch.Tensor, axis: int, size: int, address: str = "") -> torch.Tensor:
+    """An uninitialised tensor with another size along one axis, placed as the old one.
+
+    Raises:
+        PlanError: there is no memory for it.
+    """
     shape = list(tensor.shape)
     shape[axis] = size
-    new = torch.empty(shape, dtype=tensor.dtype, device=tensor.device)
+    try:
+        new = torch.empty(shape, dtype=tensor.dtype, device=tensor.device)
+    except (RuntimeError, MemoryError) as error:
+        raise PlanError(
+            f"there is no memory for {size} classes",
+            where=address or None,
+            expected=f"{math.prod(shape) * tensor.element_size():,} bytes on {tensor.device}",
+            found=str(error).splitlines()[0],
+            fix="surgery.replace_head(model, 7)",
+        ) from error
     last = torch.channels_last
     if (
         tensor.dim() == 4
@@ -95,16 +160,28 @@ def _uniform(tensor: torch.Tensor, bound: float, generator: torch.Generator | No
 
 
 def _call(init: Callable[[torch.Tensor], object], tensor: torch.Tensor) -> None:
+    shape = tuple(tensor.shape)
+    # A value that no initialiser writes shows what it left out.
+    tensor.fill_(math.nan)
     try:
         init(tensor)
     except Exception as error:
-        raise ArgumentError(
-            f"init raised {type(error).__name__}: {error}",
-            where="init",
-            expected="a callable that fills a tensor in place",
-            found=f"a tensor of shape {tuple(tensor.shape)} was handed to it",
-            fix="init=torch.nn.init.xavier_uniform_",
-        ) from error
+        raise _bad_init(f"init raised {type(error).__name__}: {error}", shape) from error
+    if tuple(tensor.shape) != shape:
+        raise _bad_init(f"init gave the tensor another shape, {tuple(tensor.shape)}", shape)
+    unset = 0 if tensor.is_meta else int(torch.isnan(tensor).sum())
+    if unset:
+        raise _bad_init(f"init left {unset} of {tensor.numel()} values unset", shape)
+
+
+def _bad_init(what: str, shape: tuple[int, ...]) -> ArgumentError:
+    return ArgumentError(
+        what,
+        where="init",
+        expected="a callable that fills a tensor in place",
+        found=f"a tensor of shape {shape} was handed to it",
+        fix="init=torch.nn.init.xavier_uniform_",
+    )
 
 
 def fill_vector(tensor: torch.Tensor, generator: torch.Generator | None) -> None:
@@ -116,32 +193,43 @@ def fill_vector(tensor: torch.Tensor, generator: torch.Generator | None) -> None
 
 
 def carry_on(old: torch.Tensor, new: torch.Tensor, axis: int, address: str) -> str:
-    """Fill a per-class tensor behind the head from what the old one held; says how.
+    """Fill a per-class tensor behind the head from what the old one held.
+
+    Returns:
+        What new classes got that no old class had, in words; empty where nothing was made up.
 
     Raises:
-        PlanError: it holds a different whole number for every class, which nobody can continue.
+        PlanError: it holds a whole number or a flag of its own for every class, which nobody can
+            continue.
     """
-    if old.is_meta:
-        return "no values on meta"
+    if old.is_meta or not old.numel():
+        return ""
     with torch.no_grad():
         flat = old.detach()
         first = flat.narrow(axis, 0, 1)
-        if bool((flat == first).all()):
+        if bool(((flat == first) | (flat.isnan() & first.isnan())).all()):
             new.copy_(first.expand_as(new))
-            return "the value that all classes had"
-        if flat.dtype.is_floating_point or flat.dtype.is_complex:
+            return ""
+        if is_floating(flat.dtype):
             new.copy_(flat.mean(axis, keepdim=True).expand_as(new))
             return "the mean over the old classes"
-        if flat.dim() == 1 and torch.equal(flat, torch.arange(len(flat), dtype=flat.dtype)):
-            new.copy_(torch.arange(len(new), dtype=new.dtype))
-            return "counted on"
+        if flat.dim() == 1 and flat.tolist() == list(range(len(flat))):
+            new.copy_(torch.arange(len(new), dtype=new.dtype, device=new.device))
+            return ""
     raise PlanError(
-        "this holds a number of its own for every class, and nothing says what new classes have",
+        "this holds a value of its own for every class, and nothing says what new classes have",
         where=address,
         expected="one value for all classes, or floating-point values to average",
-        found=f"{old.dtype} {tuple(old.shape)}",
-        fix=f"set it yourself first, or remove it: model.{address}",
+        found=f"{str(old.dtype).removeprefix('torch.')}{list(old.shape)} with different values",
+        fix=f"make it one value first: model.{address}.fill_({flat.flatten()[0].item()!r})",
     )
+
+
+def is_constant(tensor: torch.Tensor) -> bool:
+    """Whether a tensor holds one value throughout."""
+    if tensor.is_meta or not tensor.numel():
+        return False
+    return bool((tensor == tensor.flatten()[0]).all())
 
 
 def is_mask(tensor: torch.Tensor) -> bool:

@@ -1,0 +1,221 @@
+"""The steps that give tensors with one entry a class another number of entries, with values."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import nn
+
+from surgery import tree
+from surgery.errors import ArgumentError, PlanError
+from surgery.graph.graph import Spec
+from surgery.graph.skeleton import is_floating
+from surgery.heads import Head
+from surgery.operations.follow import PerClass
+from surgery.operations.plan import Step
+from surgery.operations.values import (
+    Init,
+    carry_on,
+    check_same_device,
+    fill_bias,
+    fill_vector,
+    fill_weight,
+    is_constant,
+    is_mask,
+    parameter_like,
+    resized,
+)
+
+_ORDER = {"weight": 0, "bias": 1, "magnitude": 2, "vector": 3, "behind": 4}
+
+
+@dataclass(frozen=True)
+class Options:
+    """How new heads are made.
+
+    Attributes:
+        hidden: sizes of the layers before the last.
+        dropout: probability of dropout before every layer of the head.
+        init: first values of the last layer.
+        generator: where random numbers come from.
+        trainable: ``requires_grad`` of new parameters; None keeps that of the old ones.
+    """
+
+    hidden: tuple[int, ...] = ()
+    dropout: float = 0.0
+    init: Init = "default"
+    generator: torch.Generator | None = None
+    trainable: bool | None = True
+
+    @property
+    def deeper(self) -> bool:
+        """Whether the head becomes more than one layer."""
+        return bool(self.hidden) or self.dropout > 0
+
+
+@dataclass
+class _Filling:
+    """What is known while the tensors of one head get their values, one after the other."""
+
+    model: nn.Module
+    head: Head
+    items: Sequence[PerClass]
+    options: Options
+    fan_in: int
+    weight: torch.Tensor | None = None
+    axis: int = 0
+    remarks: list[str] = field(default_factory=list)
+
+    def parts(self, part: str) -> list[PerClass]:
+        return [item for item in self.items if item.part == part]
+
+
+def tensor_steps(
+    model: nn.Module,
+    head: Head,
+    items: Sequence[PerClass],
+    size: int,
+    options: Options,
+    *,
+    real: bool,
+) -> tuple[list[Step], list[str]]:
+    """The steps that resize every per-class tensor of one head.
+
+    Args:
+        model: the model.
+        head: the head.
+        items: the tensors that follow its number of classes.
+        size: the new number of classes.
+        options: how the new values are made.
+        real: make values; else tensors on meta, to try the shapes out.
+
+    Returns:
+        The steps, and remarks on values that had to be made up.
+
+    Raises:
+        PlanError: a tensor cannot be resized, or nothing says what new classes hold.
+        ArgumentError: ``init`` or ``generator`` does not fit.
+    """
+    filling = _Filling(model, head, items, options, head.in_features)
+    steps = []
+    for item in sorted(items, key=lambda item: _ORDER[item.part]):
+        old = tree.get(model, item.addresses[0])
+        if not isinstance(old, torch.Tensor):
+            continue
+        _check_drawable(item, old, head, size)
+        source = old.detach() if real else old.detach().to("meta")
+        new = resized(source, item.axis, size // item.share, item.addresses[0])
+        if real:
+            check_same_device(options.generator, new.device)
+            _fill(filling, item, old, new)
+        steps.append(_step(item, old, new, options.trainable))
+    return steps, filling.remarks
+
+
+def _check_drawable(item: PerClass, old: torch.Tensor, head: Head, size: int) -> None:
+    if is_floating(old.dtype) or item.part != "weight" or item.role != "parameter":
+        return
+    raise PlanError(
+        "this head holds whole numbers (a quantised weight), which cannot be drawn anew",
+        where=item.addresses[0],
+        expected="a floating-point weight",
+        found=str(old.dtype),
+        fix=f"surgery.replace(model, {{{head.address!r}: "
+        f"torch.nn.Linear({head.in_features}, {size})}})",
+    )
+
+
+def _step(item: PerClass, old: torch.Tensor, new: torch.Tensor, trainable: bool | None) -> Step:
+    before = str(Spec(tuple(old.shape), old.dtype))
+    after = str(Spec(tuple(new.shape), new.dtype))
+    installed = parameter_like(old, new, trainable)
+    if item.role == "parameter":
+        return Step("parameter", item.addresses, before, after, installed)
+    if item.role == "buffer":
+        return Step("buffer", item.addresses, before, after, installed)
+    owner = tree.split(item.addresses[0])[0]
+    return Step("attribute", item.addresses, before, after, installed, owner)
+
+
+def _fill(filling: _Filling, item: PerClass, old: torch.Tensor, new: torch.Tensor) -> None:
+    """Give a new tensor its values."""
+    init, generator = filling.options.init, filling.options.generator
+    given = item.role == "parameter"
+    if item.part == "weight" and given:
+        _fill_weight(filling, item, old, new)
+    elif item.part == "bias" and given:
+        fill_bias(new, filling.fan_in, init, generator)
+    elif item.part == "vector" and is_floating(old.dtype):
+        fill_vector(new, generator)
+        _settle_vector(filling, item, new)
+    elif item.part in ("weight", "magnitude") and not given and is_mask(old):
+        new.fill_(1)
+    elif item.part == "magnitude" and filling.weight is not None and _one_a_class(item, new):
+        _norms(filling.weight, filling.axis, new, zeros=init == "zeros")
+    else:
+        remark = carry_on(old, new, item.axis, item.addresses[0])
+        if remark:
+            filling.remarks.append(f"{item.addresses[0]} holds {remark}")
+
+
+def _one_a_class(item: PerClass, tensor: torch.Tensor) -> bool:
+    return tensor.numel() == tensor.shape[item.axis]
+
+
+def _fill_weight(filling: _Filling, item: PerClass, old: torch.Tensor, new: torch.Tensor) -> None:
+    if len([i for i in filling.parts("weight") if i.role == "parameter"]) > 1 and is_constant(old):
+        # One of several parts of a weight, and neutral: a low-rank update that starts from zero.
+        carry_on(old, new, item.axis, item.addresses[0])
+        return
+    init = filling.options.init
+    if init == "zeros" and filling.parts("vector"):
+        raise ArgumentError(
+            "this weight is divided by an estimate of its norm, and zeros have none",
+            where=f"init, {item.addresses[0]}",
+            expected="'default' or a callable",
+            found="'zeros'",
+            fix=f"surgery.replace_head(model, {new.shape[item.axis]})",
+        )
+    if init == "zeros" and filling.parts("magnitude"):
+        # Given as direction and magnitude, a weight is zero by its magnitude.
+        init = "default"
+    filling.fan_in = fill_weight(new, item.axis, filling.head.kind, init, filling.options.generator)
+    filling.weight, filling.axis = new, item.axis
+
+
+def _norms(weight: torch.Tensor, axis: int, new: torch.Tensor, *, zeros: bool) -> None:
+    """The norm of each row, so that a weight given as direction and magnitude starts as drawn."""
+    if new.is_meta:
+        return
+    with torch.no_grad():
+        if zeros:
+            new.zero_()
+            return
+        others = [dim for dim in range(weight.dim()) if dim != axis]
+        norms = torch.linalg.vector_norm(weight.detach(), dim=others)
+        new.copy_(norms.reshape(new.shape) if norms.numel() == new.numel() else new.fill_(1))
+
+
+def _settle_vector(filling: _Filling, item: PerClass, new: torch.Tensor) -> None:
+    """One step of power iteration from the vector on the other side, where there is one.
+
+    The estimate of the norm is then of the right size before the first step of training.
+    """
+    if filling.weight is None or new.is_meta:
+        return
+    owner = tree.get_module(filling.model, tree.split(item.addresses[0])[0])
+    rows = filling.weight.detach().movedim(filling.axis, 0).flatten(1)
+    others = [
+        buffer
+        for buffer in owner._buffers.values()
+        if buffer is not None and buffer.shape == (math.prod(rows.shape[1:]),)
+    ]
+    if len(others) != 1 or others[0] is tree.get(filling.model, item.addresses[0]):
+        return
+    with torch.no_grad():
+        product = rows @ others[0].to(rows.dtype)
+        if bool(product.norm() > 0):
+            new.copy_(product / product.norm())

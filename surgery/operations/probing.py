@@ -1,0 +1,161 @@
+"""Numbers of classes to try a replacement with, and what every output becomes by them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
+
+from surgery.errors import PlanError
+from surgery.graph.graph import Spec
+from surgery.heads import Head
+from surgery.operations.follow import multiple_of
+from surgery.operations.plan import OutputChange
+from surgery.operations.simulate import ProbeSizes
+from surgery.survey import Site, Survey
+
+Sizes: TypeAlias = Sequence[tuple[Head, int]]
+
+
+def probe_sizes(known: Survey, chosen: Sizes) -> list[tuple[Head, int]]:
+    """A number of classes to try for each head, which equals no other dimension.
+
+    Heads that make one output together are tried with one number, a multiple of what the groups
+    behind any of them share.
+
+    Raises:
+        PlanError: such heads are to have different numbers of classes.
+    """
+    probes = ProbeSizes(known.graphs.values(), [size for _, size in chosen])
+    groups: list[list[int]] = []
+    for place, (head, size) in enumerate(chosen):
+        group = next((g for g in groups if _together(known, head, chosen[g[0]][0])), None)
+        if group is None:
+            groups.append([place])
+            continue
+        other, number = chosen[group[0]]
+        if number != size:
+            raise PlanError(
+                "two heads make one output together, and are to have different numbers of classes",
+                where=f"{other.address}, {head.address}",
+                expected="one number for both",
+                found=f"{number} and {size}",
+                fix="surgery.replace_head(model, n) replaces them together",
+            )
+        group.append(place)
+    found: dict[int, int] = {}
+    for group in groups:
+        multiple = math.lcm(*(multiple_of(known, chosen[place][0]) for place in group))
+        found.update(dict.fromkeys(group, probes.next(multiple)))
+    return [(head, found[place]) for place, (head, _) in enumerate(chosen)]
+
+
+def _together(known: Survey, head: Head, other: Head) -> bool:
+    """Whether two heads are added up, averaged or chosen between in one output."""
+    places = {(s.mode, s.leaf.path) for s in known.sites[head.address] if _fills(s)}
+    return any((s.mode, s.leaf.path) in places for s in known.sites[other.address] if _fills(s))
+
+
+def _fills(site: Site) -> bool:
+    return site.mixing.features == site.leaf.spec.shape[site.axis]
+
+
+def output_changes(
+    known: Survey,
+    chosen: Sizes,
+    trial: Sizes,
+    after: Mapping[str, Mapping[str, Any]],
+) -> tuple[OutputChange, ...]:
+    """What every output must be, from what it became with probe sizes in place of the classes.
+
+    Args:
+        known: the model before.
+        chosen: the heads with the numbers asked for.
+        trial: the same heads with the numbers that were tried.
+        after: by mode and path, the outputs that came of those.
+
+    Raises:
+        PlanError: an output changed in a way the heads do not explain, or none followed a head.
+    """
+    changes = []
+    moved: set[str] = set()
+    probes = {head.address: size for head, size in trial}
+    for mode, leaves in after.items():
+        before = {leaf.path: leaf.spec for leaf in known.graphs[mode].leaves}
+        for path in {**before, **leaves}:
+            if path not in before or path not in leaves:
+                raise _moved(path, mode, before.get(path), leaves.get(path), chosen)
+            old, new = before[path], leaves[path].spec
+            here = [
+                (head, size)
+                for head, size in chosen
+                if any(s.leaf.path == path and s.mode == mode for s in known.sites[head.address])
+            ]
+            shape, axes = _expected(old, new, here, probes)
+            if shape is None:
+                raise _moved(path, mode, old, new, chosen)
+            if axes:
+                moved.update(head.address for head, _ in here)
+            changes.append(OutputChange(mode, path, old, Spec(shape, new.dtype), axes))
+    for head, _ in chosen:
+        if head.address not in moved:
+            raise PlanError(
+                "no output follows this head's number of classes, so nothing could be proven",
+                where=head.address or "(the model itself)",
+                expected="an output with an axis for the classes",
+                found=known.heads.ending,
+                fix="return the logits from forward, or choose another head with heads=",
+            )
+    return tuple(changes)
+
+
+def check_single(changes: Sequence[OutputChange], after: Mapping[str, Mapping[str, Any]]) -> None:
+    """Hold a plan for one class against what comes out then: an axis of one may be squeezed away.
+
+    Raises:
+        PlanError: an output has another shape than with any other number of classes.
+    """
+    for change in changes:
+        leaf = after[change.mode].get(change.path)
+        if leaf is None or leaf.spec != change.after:
+            raise PlanError(
+                "with a single class an output loses the class axis, as it does with no other "
+                "number",
+                where=f"{change.path} ({change.mode})",
+                expected=str(change.after),
+                found=str(getattr(leaf, "spec", "nothing")),
+                fix="surgery.replace_head(model, 2)",
+            )
+
+
+def _expected(
+    old: Spec, new: Spec, here: list[tuple[Head, int]], probes: Mapping[str, int]
+) -> tuple[tuple[int, ...] | None, tuple[int, ...]]:
+    """The shape an output must have, and its class axes; None where it cannot be explained."""
+    if len(old.shape) != len(new.shape) or old.dtype != new.dtype:
+        return None, ()
+    # Heads with one probe size make the output together, and move it once.
+    parts = {probes[head.address]: (head.num_classes, size) for head, size in here}
+    trial = sum(probe - classes for probe, (classes, _) in parts.items())
+    shape, axes = list(old.shape), []
+    for axis, (was, now) in enumerate(zip(old.shape, new.shape, strict=True)):
+        if was == now:
+            continue
+        times, rest = divmod(now - was, trial) if trial else (0, 1)
+        # An axis that holds the classes so often is at least that long; pairs of classes are not.
+        if rest or times < 1 or times * sum(classes for classes, _ in parts.values()) > was:
+            return None, ()
+        shape[axis] = was + times * sum(size - classes for classes, size in parts.values())
+        axes.append(axis)
+    return tuple(shape), tuple(axes)
+
+
+def _moved(path: str, mode: str, old: Any, new: Any, chosen: Sizes) -> PlanError:
+    names = ", ".join(head.address or "(the model itself)" for head, _ in chosen)
+    return PlanError(
+        f"with other classes in {names}, an output changes in a way that is not explained by them",
+        where=f"{path} ({mode})",
+        expected=f"{old} with another class axis",
+        found=str(getattr(new, "spec", new)),
+        fix="surgery.replace(model, {address: module}) changes layers without this promise",
+    )
