@@ -105,7 +105,7 @@ def main(rounds: int = 15) -> None:
         WHAT,
         TASKS,
         markdown(["", "bare loop", "audit", "torchinfo", "with input", "fvcore"], costs),
-        "How many times as long as the bare loop (`audit`, `+ total`), and as the audit (the rest):",
+        "How many times as long as the bare loop (`audit`, `+ total`) or the audit (the others):",
         markdown(
             ["", "audit", "+ total", "+ cells", "+ rows", "torchinfo", "with input", "fvcore"],
             ratios,

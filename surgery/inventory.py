@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
 from operator import attrgetter, itemgetter
 from typing import Any, Literal, NamedTuple, TypeAlias
 
@@ -74,29 +73,27 @@ class Inventory(NamedTuple):
 
 @dataclass(slots=True)
 class _Held:
-    """Tensors by identity, each with every place that holds it, the first one first."""
+    """Tensors of one kind, in columns, and (tensor, module, name) of those met before."""
 
-    tensors: dict[Any, torch.Tensor] = field(default_factory=dict)
+    tensors: list[torch.Tensor] = field(default_factory=list)
     holders: list[int] = field(default_factory=list)
     names: list[str] = field(default_factory=list)
-    again: list[tuple[Any, int, str]] = field(default_factory=list)
+    again: list[tuple[int, int, str]] = field(default_factory=list)
 
-    def add(self, key: Any, tensor: torch.Tensor, module: int, name: str) -> None:
-        if key in self.tensors:
-            self.again.append((key, module, name))
-        else:
-            self.tensors[key] = tensor
-            self.holders.append(module)
-            self.names.append(name)
+    def add(self, tensor: torch.Tensor, holder: int, name: str) -> None:
+        self.tensors.append(tensor)
+        self.holders.append(holder)
+        self.names.append(name)
 
-    def entries(self) -> Iterator[tuple[Any, torch.Tensor, int, str]]:
-        columns = zip(self.tensors.items(), self.holders, self.names, strict=True)
-        return ((key, tensor, holder, name) for (key, tensor), holder, name in columns)
+    def places(self) -> Iterator[tuple[int, tuple[int, str]]]:
+        """Every place of every tensor, by number."""
+        yield from enumerate(zip(self.holders, self.names, strict=True))
+        yield from ((number, (holder, name)) for number, holder, name in self.again)
 
 
 @dataclass(slots=True)
 class _Pass:
-    """What the pass fills."""
+    """What the pass fills. A tensor comes once for each place, and an empty buffer as None."""
 
     types: list[str] = field(default_factory=list)
     edges: list[tuple[int, str, int]] = field(default_factory=list)
@@ -123,35 +120,35 @@ def take_inventory(model: nn.Module) -> Inventory:
     if not isinstance(model, nn.Module):
         tree.check_model(model)
     seen = _pass_over(model)
-    _parameters_win(seen)
-    packed, plain, unread = _look_closer(seen)
-    held = (seen.parameters, seen.buffers, packed)
-    tensors = list(chain.from_iterable(part.tensors.values() for part in held))
-    counts = (len(seen.parameters.tensors), len(seen.buffers.tensors), len(packed.tensors))
-    ordinary = _PLAIN.issuperset(map(type, tensors))
+    parameters, buffers = seen.parameters, seen.buffers
+    tensors = parameters.tensors + buffers.tensors
+    storages = _storages(tensors)
+    alone = storages is not None and len(set(storages)) == len(storages)
+    if not alone:
+        # Only tensors with storages of their own are certainly all different.
+        parameters, buffers = _told_apart(seen)
+        tensors = parameters.tensors + buffers.tensors
     names = set(map(itemgetter(1), seen.edges))
-    if not ordinary or "" in names or "." in "".join(names):
+    if storages is None or "" in names or "." in "".join(names):
         # Lazy tensors are of another type, and tree has the errors for them and for such names.
         tree.check_model(model)
-    try:
-        storages = list(map(_storage_id, tensors))
-    except NotImplementedError:
-        ordinary = False
-        storages = [_storage(tensor) for tensor in tensors]
+    packed, plain, unread = _look_closer(seen)
+    tensors += packed.tensors
+    before = len(parameters.tensors)
     return Inventory(
         tuple(seen.types),
         tuple(seen.edges),
-        counts,
-        (*seen.parameters.holders, *seen.buffers.holders, *packed.holders),
-        (*seen.parameters.names, *seen.buffers.names, *packed.names),
+        (before, len(buffers.tensors), len(packed.tensors)),
+        (*parameters.holders, *buffers.holders, *packed.holders),
+        (*parameters.names, *buffers.names, *packed.names),
         tuple(map(torch.Tensor.numel, tensors)),
-        tuple(map(attrgetter("requires_grad"), tensors[: counts[0]])),
+        tuple(map(attrgetter("requires_grad"), parameters.tensors)),
         tuple(map(attrgetter("dtype"), tensors)),
         _devices(tensors),
-        () if ordinary else tuple(_sizes(tensors)),
-        tuple(_aliases(held)),
-        frozenset(_transient(seen)) if seen.transient else frozenset(),
-        _groups(storages[: counts[0] + counts[1]]),
+        tuple(_sizes(tensors)) if storages is None else (),
+        tuple(_aliases(parameters, buffers, packed)),
+        _transient(buffers, seen.transient, before),
+        () if alone else _groups(parameters.tensors + buffers.tensors),
         tuple(plain),
         tuple(unread),
     )
@@ -163,8 +160,12 @@ def _pass_over(model: nn.Module) -> _Pass:
     known: dict[type, tuple[str, int]] = {}
     modules: dict[int, int] = {}
     types, edges = seen.types, seen.edges
-    parameters, holders, names = _columns(seen.parameters)
-    buffers, buffer_holders, buffer_names = _columns(seen.buffers)
+    tensors, holders, names = (
+        seen.parameters.tensors,
+        seen.parameters.holders,
+        seen.parameters.names,
+    )
+    buffers = seen.buffers
     stack: list[tuple[int, str, nn.Module]] = [(-1, "", model)]
     while stack:
         parent, name, module = stack.pop()
@@ -172,33 +173,23 @@ def _pass_over(model: nn.Module) -> _Pass:
         if usual is None:
             module = unwrap(module)
             usual = known[type(module)] = _first_sight(module, model)
-        number = modules.get(id(module))
-        if number is not None:
-            edges.append((parent, name, number))
-            continue
-        number = modules[id(module)] = len(types)
-        types.append(usual[0])
+        new = len(types)
+        number = modules.setdefault(id(module), new)
         edges.append((parent, name, number))
+        if number != new:
+            continue
+        types.append(usual[0])
         state = module.__dict__
         for name, tensor in state["_parameters"].items():
             if tensor is not None:
-                key = id(tensor)
-                if key in parameters:
-                    seen.parameters.again.append((key, number, name))
-                else:
-                    parameters[key] = tensor
-                    holders.append(number)
-                    names.append(name)
-        if state["_buffers"]:
-            for name, tensor in state["_buffers"].items():
-                if tensor is not None:
-                    key = id(tensor)
-                    if key in buffers:
-                        seen.buffers.again.append((key, number, name))
-                    else:
-                        buffers[key] = tensor
-                        buffer_holders.append(number)
-                        buffer_names.append(name)
+                tensors.append(tensor)
+                holders.append(number)
+                names.append(name)
+        held = state["_buffers"]
+        if held:
+            buffers.tensors.extend(held.values())
+            buffers.names.extend(held)
+            buffers.holders.extend((number,) * len(held))
             for name in state["_non_persistent_buffers_set"]:
                 seen.transient.append((number, name))
         if len(state) != usual[1] and not _TELLING.isdisjoint(map(type, state.values())):
@@ -209,10 +200,6 @@ def _pass_over(model: nn.Module) -> _Pass:
                     stack.append((number, name, child))
     del edges[0]
     return seen
-
-
-def _columns(held: _Held) -> tuple[dict[Any, torch.Tensor], list[int], list[str]]:
-    return held.tensors, held.holders, held.names
 
 
 def _first_sight(module: nn.Module, model: nn.Module) -> tuple[str, int]:
@@ -239,17 +226,30 @@ def _first_sight(module: nn.Module, model: nn.Module) -> tuple[str, int]:
     return cls.__name__, len(module.__dict__) if ordinary else -1
 
 
-def _parameters_win(seen: _Pass) -> None:
-    """What is a parameter anywhere counts as one, also where it is registered as a buffer."""
-    if not seen.parameters.tensors.keys().isdisjoint(seen.buffers.tensors):
-        both = seen.parameters.tensors.keys() & seen.buffers.tensors.keys()
-        buffers = _Held()
-        for key, tensor, holder, name in seen.buffers.entries():
-            (seen.parameters if key in both else buffers).add(key, tensor, holder, name)
-        for again in seen.buffers.again:
-            held = seen.parameters if again[0] in both else buffers
-            held.again.append(again)
-        seen.buffers = buffers
+def _storages(tensors: Sequence[torch.Tensor | None]) -> list[object] | None:
+    """The storage of each tensor; None where one is empty, or not of an ordinary kind."""
+    if not _PLAIN.issuperset(map(type, tensors)):
+        return None
+    try:
+        return list(map(_storage_id, tensors))
+    except NotImplementedError:
+        return None
+
+
+def _told_apart(seen: _Pass) -> tuple[_Held, _Held]:
+    """Parameters and buffers, each tensor once. What is a parameter anywhere counts as one."""
+    parameters, buffers = _Held(), _Held()
+    known: dict[int, tuple[_Held, int]] = {}
+    for met, kept in (seen.parameters, parameters), (seen.buffers, buffers):
+        for tensor, holder, name in zip(met.tensors, met.holders, met.names, strict=True):
+            if tensor is None:
+                continue
+            where, number = known.setdefault(id(tensor), (kept, len(kept.tensors)))
+            if where is kept and number == len(kept.tensors):
+                kept.add(tensor, holder, name)
+            else:
+                where.again.append((number, holder, name))
+    return parameters, buffers
 
 
 def _look_closer(seen: _Pass) -> tuple[_Held, list[tuple[int, str]], list[tuple[int, str]]]:
@@ -257,18 +257,25 @@ def _look_closer(seen: _Pass) -> tuple[_Held, list[tuple[int, str]], list[tuple[
     packed = _Held()
     plain: list[tuple[int, str]] = []
     unread: list[tuple[int, str]] = []
-    for number, module in seen.telling:
-        for name, value in module.__dict__.items():
+    if not seen.telling:
+        return packed, plain, unread
+    held = set(map(id, seen.parameters.tensors + seen.buffers.tensors))
+    known: dict[int, range] = {}
+    for module, owner in seen.telling:
+        for name, value in owner.__dict__.items():
             if isinstance(value, torch.Tensor):
-                key = id(value)
-                if key not in seen.parameters.tensors and key not in seen.buffers.tensors:
-                    plain.append((number, name))
+                if id(value) not in held:
+                    plain.append((module, name))
             elif isinstance(value, torch.ScriptObject):
-                tensors = list(_packed_tensors(value))
-                for position, tensor in enumerate(tensors):
-                    packed.add((id(value), position), tensor.detach(), number, name)
-                if not tensors:
-                    unread.append((number, name))
+                if id(value) in known:
+                    packed.again.extend((number, module, name) for number in known[id(value)])
+                    continue
+                before = len(packed.tensors)
+                for tensor in _packed_tensors(value):
+                    packed.add(tensor.detach(), module, name)
+                known[id(value)] = range(before, len(packed.tensors))
+                if not known[id(value)]:
+                    unread.append((module, name))
     return packed, plain, unread
 
 
@@ -298,27 +305,20 @@ def _leaves(value: object) -> Iterator[object]:
         yield value
 
 
-def _aliases(held: Sequence[_Held]) -> Iterator[tuple[int, int, str]]:
+def _aliases(*kinds: _Held) -> Iterator[tuple[int, int, str]]:
     before = 0
-    for part in held:
-        if part.again:
-            positions = {key: before + number for number, key in enumerate(part.tensors)}
-            for key, module, name in part.again:
-                yield positions[key], module, name
-        before += len(part.tensors)
+    for held in kinds:
+        yield from ((before + number, module, name) for number, module, name in held.again)
+        before += len(held.tensors)
 
 
-def _transient(seen: _Pass) -> Iterator[int]:
+def _transient(buffers: _Held, names: list[tuple[int, str]], before: int) -> frozenset[int]:
     """Buffers of which no name is in the state dict."""
-    names: dict[Any, list[tuple[int, str]]] = {}
-    for key, _, holder, name in seen.buffers.entries():
-        names[key] = [(holder, name)]
-    for key, module, name in seen.buffers.again:
-        names[key].append((module, name))
-    transient = set(seen.transient)
-    for number, places in enumerate(names.values(), start=len(seen.parameters.tensors)):
-        if transient.issuperset(places):
-            yield number
+    if not names:
+        return frozenset()
+    transient = set(names)
+    kept = {number for number, place in buffers.places() if place not in transient}
+    return frozenset(before + number for number in set(range(len(buffers.tensors))) - kept)
 
 
 def _devices(tensors: Sequence[torch.Tensor]) -> tuple[torch.device, ...]:
@@ -329,13 +329,11 @@ def _devices(tensors: Sequence[torch.Tensor]) -> tuple[torch.device, ...]:
     return tuple(map(one.__getitem__, devices))
 
 
-def _groups(storages: Sequence[object]) -> tuple[tuple[int, ...], ...]:
+def _groups(tensors: Sequence[torch.Tensor]) -> tuple[tuple[int, ...], ...]:
     """Tensors that are views of one storage, by number."""
-    if len(set(storages)) == len(storages):
-        return ()
     groups: dict[object, list[int]] = {}
-    for number, storage in enumerate(storages):
-        groups.setdefault(storage, []).append(number)
+    for number, tensor in enumerate(tensors):
+        groups.setdefault(_storage(tensor), []).append(number)
     return tuple(tuple(group) for group in groups.values() if len(group) > 1)
 
 
