@@ -163,7 +163,7 @@ def train_head(head: nn.Module, features: Tensor, labels: Tensor, name: str) -> 
 @torch.no_grad()
 def look(model: nn.Module, pictures: Pictures) -> Tensor:
     """What the network makes of each picture, (N, classes) or (N, features)."""
-    batches = list(pictures.images.split(10))
+    batches = list(pictures.images.split(5))
     seen = track(
         batches,
         description="looking at pictures",
