@@ -73,9 +73,31 @@ def fact_steps(
     labels: dict[int, tuple[str, ...]] = {}
     for fact in facts:
         new, _ = _decided(model, fact, heads, everything)
-        if new is not None:
+        same = new == fact.classes and (fact.kind == "count" or classes is None)
+        if new is not None and not same:
             names = labels.setdefault(new, tuple(classes or (f"LABEL_{i}" for i in range(new))))
             yield _fact_step(model, fact, new, names)
+
+
+def known_names(model: nn.Module, facts: Sequence[Fact], head: Head) -> tuple[str, ...] | None:
+    """The names of a head's classes, as the model lists or maps them; None where it does not."""
+    for fact in facts:
+        if fact.classes != head.num_classes or not _is_inside(head, fact.module):
+            continue
+        owner, name = _owner(model, fact)
+        value = members(owner).get(name)
+        if fact.kind == "names" and value is not None:
+            return tuple(value)
+        if fact.kind == "mapping" and isinstance(value, Mapping):
+            turned = value if name in ("id2label", "idx_to_class") else _turned(value)
+            by_number = {int(place): str(label) for place, label in turned.items()}
+            if set(by_number) == set(range(head.num_classes)):
+                return tuple(by_number[place] for place in range(head.num_classes))
+    return None
+
+
+def _turned(mapping: Mapping[Any, Any]) -> dict[Any, Any]:
+    return {place: label for label, place in mapping.items()}
 
 
 def staying_facts(
@@ -103,7 +125,7 @@ def _decided(
     if not concerned and not _is_bystander(model, fact.module):
         return None, ""
     numbers = {_new_size(head, heads) for head in concerned or alike}
-    if not numbers or numbers == {None} or numbers == {fact.classes}:
+    if not numbers or numbers == {None}:
         return None, ""
     if len(numbers) > 1:
         names = ", ".join(head.address or "(the model itself)" for head in concerned or alike)

@@ -15,6 +15,7 @@ from surgery.graph.graph import Spec
 from surgery.graph.skeleton import is_floating
 from surgery.heads import Head
 from surgery.operations.follow import PerClass
+from surgery.operations.keep import Rows, carry_rows
 from surgery.operations.plan import Step
 from surgery.operations.values import (
     Init,
@@ -81,6 +82,7 @@ def tensor_steps(
     options: Options,
     *,
     real: bool,
+    rows: Rows | None = None,
 ) -> tuple[list[Step], list[str]]:
     """The steps that resize every per-class tensor of one head.
 
@@ -91,6 +93,7 @@ def tensor_steps(
         size: the new number of classes.
         options: how the new values are made.
         real: make values; else tensors on meta, to try the shapes out.
+        rows: the old classes that new ones keep the entries of, by index.
 
     Returns:
         The steps, and remarks on values that had to be made up.
@@ -111,8 +114,22 @@ def tensor_steps(
         if real:
             check_same_device(options.generator, new.device)
             _fill(filling, item, old, new)
+            if rows and item.part != "vector":
+                _check_own_entries(item)
+                carry_rows(old, new, item.axis, rows)
         steps.append(_step(item, old, new, options.trainable))
     return steps, filling.remarks
+
+
+def _check_own_entries(item: PerClass) -> None:
+    if item.share > 1:
+        raise PlanError(
+            f"{item.share} classes share each entry of this, so no class can keep one of its own",
+            where=item.addresses[0],
+            expected="one entry a class",
+            found=f"groups of {item.share} classes",
+            fix="leave keep out",
+        )
 
 
 def _check_drawable(item: PerClass, old: torch.Tensor, head: Head, size: int) -> None:

@@ -9,16 +9,17 @@ import torch
 from torch import nn
 
 from surgery import tree
-from surgery.errors import PlanError
+from surgery.errors import ArgumentError, PlanError
 from surgery.families.registry import Registry
 from surgery.heads import Head
-from surgery.operations.agree import fact_steps, layer_steps, staying_facts
+from surgery.operations.agree import fact_steps, known_names, layer_steps, staying_facts
 from surgery.operations.apply import operate
 from surgery.operations.choose import Names, Wanted, check_classes, choose
 from surgery.operations.deeper import check_depth, deeper_steps
 from surgery.operations.entries import Options, tensor_steps
 from surgery.operations.follow import PerClass, multiple_of, per_class_tensors
 from surgery.operations.idle import with_class_weights
+from surgery.operations.keep import Keep, Rows, check_old_names, resolve_keep
 from surgery.operations.plan import Outcome, Plan, Step
 from surgery.operations.probing import check_single, output_changes, probe_sizes
 from surgery.operations.simulate import outputs_after
@@ -32,6 +33,8 @@ def replace_head(
     num_classes: int | None = None,
     *,
     classes: Names = None,
+    keep: Keep = None,
+    old_classes: Names = None,
     hidden: Sequence[int] = (),
     dropout: float = 0.0,
     heads: Wanted = None,
@@ -54,6 +57,10 @@ def replace_head(
         num_classes: the new number of classes; may be left out where ``classes`` or ``heads``
             gives it.
         classes: names of the new classes, written to ``id2label`` and the like.
+        keep: classes that stay: ``{new: old}`` by index or name, a list of old ones for their
+            mean, or ``"all"`` for those of the same name (or index, where there are no names).
+            Their entries carry over bit for bit; all others are drawn.
+        old_classes: names of the present classes, where the model does not know them.
         hidden: sizes of hidden layers in front of the last, each with a ReLU.
         dropout: probability of dropout in front of every layer of the head, 0 to below 1.
         heads: which heads: an address, several, or ``{address: number}``. Left out: all that are
@@ -98,7 +105,9 @@ def replace_head(
     def planned() -> Plan:
         known = survey(model, example, registry=registry)
         chosen = [(h, n) for h, n in choose(known.heads, heads, number, "replace_head") if n]
-        return _plan(tree.unwrap(model), known, chosen, names, options)
+        inner = tree.unwrap(model)
+        rows = _rows(inner, known, chosen, keep, names, old_classes, options)
+        return _plan(inner, known, chosen, names, options, rows)
 
     return operate(model, planned, dry_run=dry_run, generator=generator)
 
@@ -109,6 +118,7 @@ def _plan(
     chosen: list[tuple[Head, int]],
     names: tuple[str, ...] | None,
     options: Options,
+    rows: Mapping[str, Rows],
 ) -> Plan:
     for head, size in chosen:
         _check_replaceable(model, known, head, size)
@@ -116,12 +126,12 @@ def _plan(
     items = {head.address: per_class_tensors(known, head) for head, _ in chosen}
     items = with_class_weights(model, known, chosen, items)
     trial = probe_sizes(known, chosen)
-    probed, _ = _steps(model, known, trial, items, None, options, real=False)
+    probed, _ = _steps(model, known, trial, items, None, options, {}, real=False)
     after = outputs_after(model, probed, known.example, known.graphs)
     outputs = output_changes(known, chosen, trial, after)
     # Parameters made in inference mode could never be trained.
     with torch.inference_mode(False):
-        steps, remarks = _steps(model, known, chosen, items, names, options, real=True)
+        steps, remarks = _steps(model, known, chosen, items, names, options, rows, real=True)
     if any(size == 1 for _, size in chosen):
         check_single(outputs, outputs_after(model, steps, known.example, known.graphs))
     sizes = ", ".join(f"{head.address!r}: {size}" for head, size in chosen)
@@ -134,6 +144,44 @@ def _plan(
         notes=_notes(model, known, chosen, names, remarks),
         example=known.example,
     )
+
+
+def _rows(
+    model: nn.Module,
+    known: Survey,
+    chosen: list[tuple[Head, int]],
+    keep: Keep,
+    names: Names,
+    old_classes: Names,
+    options: Options,
+) -> dict[str, Rows]:
+    """For each head, the old classes that new ones keep the entries of."""
+    if keep is None:
+        return {}
+    if options.deeper:
+        raise ArgumentError(
+            "a head with other layers in front of it has nothing in common with the old one",
+            where="keep, hidden, dropout",
+            expected="keep without hidden and dropout",
+            found=f"hidden={options.hidden}, dropout={options.dropout}",
+            fix="leave keep out, or hidden and dropout",
+        )
+    given = None if old_classes is None else check_old_names(old_classes)
+    found: dict[str, Rows] = {}
+    for head, size in chosen:
+        old = given or known_names(model, known.facts, head)
+        if old is not None and len(old) != head.num_classes:
+            raise ArgumentError(
+                "there are not as many old names as old classes",
+                where="old_classes",
+                expected=f"{head.num_classes} names for {head.address or 'the model itself'}",
+                found=f"{len(old)} names",
+                fix="surgery.find_heads(model) shows the number of classes",
+            )
+        found[head.address] = resolve_keep(
+            keep, new=size, old=head.num_classes, new_names=names, old_names=old
+        )
+    return found
 
 
 def _check_replaceable(model: nn.Module, known: Survey, head: Head, size: int) -> None:
@@ -173,6 +221,7 @@ def _steps(
     items: Mapping[str, tuple[PerClass, ...]],
     names: tuple[str, ...] | None,
     options: Options,
+    rows: Mapping[str, Rows],
     *,
     real: bool,
 ) -> tuple[tuple[Step, ...], list[str]]:
@@ -186,9 +235,12 @@ def _steps(
             steps += deeper_steps(model, head, size, options, real=real)
             tensors = tuple(item for item in tensors if item.part == "behind")
         fresh = tuple(item for item in tensors if item.addresses not in found)
-        resizing, remarked = tensor_steps(model, head, fresh, size, options, real=real)
+        kept = rows.get(head.address)
+        resizing, remarked = tensor_steps(model, head, fresh, size, options, real=real, rows=kept)
         steps += resizing
         remarks += remarked
+        if kept:
+            remarks.append(f"{len(kept)} of {size} classes keep their entries in {head.address!r}")
         steps += layer_steps(model, fresh, head.num_classes, size)
         for step in steps:
             _keep(found, step)

@@ -83,6 +83,24 @@ def resolve_keep(
     return found
 
 
+def check_old_names(names: object) -> tuple[str, ...]:
+    """The names of the old classes; they may repeat, as placeholders do.
+
+    Raises:
+        ArgumentError: no list of strings.
+    """
+    listed = isinstance(names, Sequence) and not isinstance(names, str)
+    if not listed or not names or not all(isinstance(name, str) for name in names):  # type: ignore[attr-defined]
+        raise ArgumentError(
+            "the names of the old classes are a list of strings",
+            where="old_classes",
+            expected="one name for each old class",
+            found=repr(names),
+            fix="surgery.replace_head(model, 3, keep='all', old_classes=['cat', 'dog'])",
+        )
+    return tuple(names)  # type: ignore[arg-type]
+
+
 def _all(
     new: int, old: int, new_names: Sequence[str] | None, old_names: Sequence[str] | None
 ) -> dict[int, tuple[int, ...]]:
