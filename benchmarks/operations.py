@@ -48,9 +48,10 @@ MEMORY = ("ResNet-152", "ViT-H/14")
 CLASSES = 10
 
 WHAT = """The models are torchvision's, built on `meta`, with two images on `meta`. All tasks run \
-in turn in every round; a time is the median over the rounds, a ratio (over E + T) the median of \
-the ratios of each round; times are those of the processor. E and T are one plain forward in eval and one in train mode, under \
-`torch.no_grad()`. The budget is 4 times E + T.
+in turn in every round; a time is the median over the rounds (of the processor, so that other \
+work on the machine does not count), a ratio (over E + T) the median of the ratios of each round. \
+E and T are one plain forward in eval and one in train mode, under `torch.no_grad()`. The budget \
+is 4 times E + T.
 
 - `replace_head`: `surgery.replace_head(model, 10, example=example)`, verified, and its undo: two \
 recordings to find the heads, two to try the plan, two to verify it.
