@@ -18,6 +18,7 @@ from surgery.operations.draws import Draws
 from surgery.operations.journal import Journal
 from surgery.operations.moving import placements, witnesses
 from surgery.operations.plan import Check, Outcome, Plan, Step, tensors_of
+from surgery.operations.simulate import rehearse
 from surgery.operations.undoing import Operated, configurations
 from surgery.operations.verify import ModelState, verify
 from surgery.operations.writes import makers
@@ -50,6 +51,7 @@ def operate(
         plan = planned()
         if not dry_run:
             return apply(model, plan, draws)
+        rehearse(tree.unwrap(model), plan.steps)
         draws.take_back()
         return Outcome(model, plan)
     except BaseException:
@@ -69,9 +71,11 @@ def apply(model: nn.Module, plan: Plan, draws: Draws | None = None) -> Outcome:
         The outcome, with every check.
 
     Raises:
+        PlanError: something cannot be set. Nothing was touched.
         VerificationError: a check failed. Everything was undone.
     """
     inner = tree.unwrap(model)
+    rehearse(inner, plan.steps)
     root = next((step.new for step in plan.steps if step.kind == "root"), inner)
     before = ModelState.of(inner)
     old = _replaced(inner, plan)
@@ -91,7 +95,12 @@ def apply(model: nn.Module, plan: Plan, draws: Draws | None = None) -> Outcome:
         changed = model if root is inner else root
         return Outcome(changed, plan, checks, old, tensors_of(plan.steps), operated)
     except BaseException as error:
-        journal.take_back()
+        try:
+            journal.take_back()
+        except BaseException:
+            # Interrupted as well: it goes on where it was.
+            journal.take_back()
+            raise
         error.add_note(f"{plan.title} was taken back: the model is as it was")
         raise
 

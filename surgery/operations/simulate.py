@@ -13,8 +13,10 @@ from surgery import tree
 from surgery.errors import PlanError, RecordError
 from surgery.graph.example import Example
 from surgery.graph.graph import Graph, Leaf
+from surgery.graph.quiet import quiet
 from surgery.graph.record import record_graph
 from surgery.graph.skeleton import build_skeleton, is_floating
+from surgery.operations.carry import carry_writes
 from surgery.operations.journal import Journal
 from surgery.operations.plan import Step
 from surgery.operations.writes import makers
@@ -44,7 +46,11 @@ def outputs_after(
     subject = model if root is None else root
 
     def edit(skeleton: nn.Module) -> None:
-        Journal().perform(makers(skeleton, steps, _stand_in(skeleton)))
+        if root is None:
+            Journal().perform(makers(skeleton, steps, _stand_in(skeleton)))
+        else:
+            # The hooks of the old root pass to the new one.
+            Journal().perform([lambda: carry_writes(tree.unwrap(model), skeleton)])
 
     found: dict[str, Leaves] = {}
     for mode in modes:
@@ -53,7 +59,7 @@ def outputs_after(
                 subject,
                 example,
                 train=MODES[mode],
-                edit=edit if steps and root is None else None,
+                edit=edit if steps else None,
                 operations=False,
             )
         except RecordError as error:
@@ -67,6 +73,41 @@ def outputs_after(
             ) from error
         found[mode] = {leaf.path: leaf for leaf in graph.leaves}
     return found
+
+
+def rehearse(model: nn.Module, steps: tuple[Step, ...]) -> None:
+    """Carry out the writes of a plan on a skeleton: what a user's own setters refuse shows here.
+
+    Args:
+        model: the model, which stays as it is.
+        steps: what is going to be done.
+
+    Raises:
+        PlanError: something cannot be set.
+    """
+    with quiet():
+        skeleton = build_skeleton(model).model
+        writes = makers(skeleton, steps, _stand_in(skeleton))
+        for step, maker in zip(steps, writes, strict=True):
+            try:
+                Journal().perform([maker])
+                _check_flag(model, step)
+            except Exception as error:
+                raise PlanError(
+                    f"this cannot be set: {type(error).__name__}: {error}",
+                    where=step.address or "(the model itself)",
+                    expected=f"{step.before} -> {step.after}",
+                    found=tree.class_name(type(tree.get_module(model, step.module))),
+                    fix="change the class so that it can be set, or leave this part out",
+                ) from error
+
+
+def _check_flag(model: nn.Module, step: Step) -> None:
+    if step.kind != "flag" or not step.new:
+        return
+    tensor = tree.get(model, step.address)
+    if isinstance(tensor, torch.Tensor) and tensor.is_inference():
+        raise TypeError("a tensor made in inference mode never trains")
 
 
 def _reason(error: RecordError) -> str:

@@ -11,8 +11,10 @@ from torch import nn
 
 from surgery import tree
 from surgery.errors import PlanError
-from surgery.operations.plan import Check, OutputChange, Plan
+from surgery.operations.journal import MISSING, get_entry
+from surgery.operations.plan import Check, OutputChange, Plan, Step
 from surgery.operations.simulate import outputs_after
+from surgery.operations.writes import member
 
 _HOOKS = tuple(name for name in nn.Module().__dict__ if "hooks" in name)
 
@@ -88,14 +90,15 @@ def verify(model: nn.Module, plan: Plan, before: ModelState) -> tuple[Check, ...
     """
     after = ModelState.of(model)
     touched = _Touched(plan)
-    return (
-        _check_outputs(model, plan),
+    looked = (
+        _check_installed(model, plan, after),
         _check_tensors(before, after, touched),
         _check_ties(before, after, touched),
         _check_count(plan, after),
         _check_placement(before, after, touched),
         _check_modules(before, after, touched),
     )
+    return (_check_outputs(model, plan), *looked)
 
 
 class _Touched:
@@ -113,8 +116,48 @@ class _Touched:
     def module(self, address: str) -> bool:
         return any(root in ("", address) or address.startswith(f"{root}.") for root in self.modules)
 
+    def mode(self, address: str) -> bool:
+        return tree.join(address, "training") in self.tensors
+
     def tensor(self, address: str) -> bool:
         return address in self.tensors or self.module(address)
+
+
+def _check_installed(model: nn.Module, plan: Plan, after: ModelState) -> Check:
+    """Whether everything is where it was planned: a user's ``__setattr__`` may do otherwise."""
+    wrong = [
+        address or "the model"
+        for step in plan.steps
+        for address in step.addresses
+        if not _is_set(model, step, address, after)
+    ]
+    sentences = [f"{address} is not what was to be there" for address in wrong]
+    return _result("planned changes", sentences, f"all {len(plan.steps)} are in place")
+
+
+def _is_set(model: nn.Module, step: Step, address: str, after: ModelState) -> bool:
+    if step.kind == "root":
+        return model is tree.unwrap(step.new)
+    if step.kind == "module":
+        found = after.modules.get(address)
+        return found is not None and found[0] is tree.unwrap(step.new)
+    if step.kind == "attribute":
+        *parents, name = step.path.split(".")
+        owner: Any = tree.get_module(model, step.module)
+        for parent in parents:
+            owner = member(owner, parent)
+        if step.new is MISSING:
+            return get_entry(owner, name) is MISSING
+        here = member(owner, name)
+        return here is step.new or (type(here) is type(step.new) and bool(here == step.new))
+    state = after.tensors.get(address)
+    if state is None:
+        return False
+    return (
+        state.tensor.requires_grad is step.new
+        if step.kind == "flag"
+        else (state.tensor is step.new)
+    )
 
 
 def _check_outputs(model: nn.Module, plan: Plan) -> Check:
@@ -218,10 +261,12 @@ def _check_modules(before: ModelState, after: ModelState, touched: _Touched) -> 
     for address, (module, training, hooks) in before.modules.items():
         now = after.modules.get(address)
         if touched.module(address):
+            if address in touched.modules and now is not None and now[1] is not training:
+                wrong.append(f"{address or 'the model'} changed between train and eval mode")
             continue
         if now is None or now[0] is not module:
             wrong.append(f"{address or 'the model'} is another module")
-        elif now[1] is not training:
+        elif now[1] is not training and not touched.mode(address):
             wrong.append(f"{address or 'the model'} changed between train and eval mode")
         elif now[2] != hooks:
             wrong.append(f"the hooks of {address or 'the model'} changed")
