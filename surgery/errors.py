@@ -1,22 +1,22 @@
 """Every error that surgery raises on purpose.
 
-    SurgeryError
-    ├── ArgumentError            a wrong value handed to a verb (also a ValueError)
-    ├── AddressError             no such module, parameter or buffer (also a KeyError)
-    ├── UnsupportedModelError    lazy, scripted or exported models, or no model at all (also a TypeError)
-    ├── WrappedModelError        a changing verb on a model inside DataParallel, DDP or FSDP
-    ├── RecordError              the forward pass could not be recorded
-    │   └── ExampleError         no example input could be inferred, or the given one does not fit
-    ├── HeadError                which head?
-    │   ├── NoHeadError          nothing in the model makes classes
-    │   └── AmbiguousHeadError   several candidates, and nothing that decides
-    ├── PlanError                the operation cannot be done; nothing was touched
-    ├── VerificationError        a check failed afterwards; everything was undone
-    ├── UndoError                an outcome cannot be undone (now)
-    └── PluginError              a plugin is broken, misspelt or contradicted
-        ├── HookError            a hook implementation with a wrong name or argument
-        ├── ClaimConflictError   two plugins claim the same class
-        └── ClaimContradictedError   the graph shows something else than the plugin says
+SurgeryError
+├── ArgumentError            a wrong value handed to a verb (also a ValueError)
+├── AddressError             no such module, parameter or buffer (also a KeyError)
+├── UnsupportedModelError    lazy, scripted, exported or no model (also a TypeError)
+├── WrappedModelError        a changing verb on a model inside DataParallel, DDP or FSDP
+├── RecordError              the forward pass could not be recorded
+│   └── ExampleError         no example input could be inferred, or the given one does not fit
+├── HeadError                which head?
+│   ├── NoHeadError          nothing in the model makes classes
+│   └── AmbiguousHeadError   several candidates, and nothing that decides
+├── PlanError                the operation cannot be done; nothing was touched
+├── VerificationError        a check failed afterwards; everything was undone
+├── UndoError                an outcome cannot be undone (now)
+└── PluginError              a plugin is broken, misspelt or contradicted
+├── HookError            a hook implementation with a wrong name or argument
+├── ClaimConflictError   two plugins claim the same class
+└── ClaimContradictedError   the graph shows something else than the plugin says
 """
 
 from __future__ import annotations
