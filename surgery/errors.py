@@ -14,9 +14,9 @@ SurgeryError
 ├── VerificationError        a check failed afterwards; everything was undone
 ├── UndoError                an outcome cannot be undone (now)
 └── PluginError              a plugin is broken, misspelt or contradicted
-├── HookError            a hook implementation with a wrong name or argument
-├── ClaimConflictError   two plugins claim the same class
-└── ClaimContradictedError   the graph shows something else than the plugin says
+    ├── HookError            a hook implementation with a wrong name or argument
+    ├── ClaimConflictError   two plugins claim the same class
+    └── ClaimContradictedError   the graph shows something else than the plugin says
 """
 
 from __future__ import annotations
