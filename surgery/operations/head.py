@@ -125,7 +125,7 @@ def _plan(
         tree.check_changeable(model, head.address)
     items = {head.address: per_class_tensors(known, head) for head, _ in chosen}
     items = with_class_weights(model, known, chosen, items)
-    trial = probe_sizes(known, chosen)
+    trial = probe_sizes(known, chosen, items)
     probed, _ = _steps(model, known, trial, items, None, options, {}, real=False)
     after = outputs_after(model, probed, known.example, known.graphs)
     outputs = output_changes(known, chosen, trial, after)

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 from surgery.errors import PlanError
 from surgery.graph.graph import Spec
 from surgery.heads import Head
-from surgery.operations.follow import multiple_of
+from surgery.operations.follow import PerClass, multiple_of
 from surgery.operations.plan import OutputChange
 from surgery.operations.simulate import ProbeSizes
 from surgery.survey import Site, Survey
@@ -17,37 +17,57 @@ from surgery.survey import Site, Survey
 Sizes: TypeAlias = Sequence[tuple[Head, int]]
 
 
-def probe_sizes(known: Survey, chosen: Sizes) -> list[tuple[Head, int]]:
+def probe_sizes(
+    known: Survey, chosen: Sizes, items: Mapping[str, Sequence[PerClass]]
+) -> list[tuple[Head, int]]:
     """A number of classes to try for each head, which equals no other dimension.
 
-    Heads that make one output together are tried with one number, a multiple of what the groups
-    behind any of them share.
+    Heads that make one output together, or share a tensor with one entry a class, are tried with
+    one number, a multiple of what the groups behind any of them share.
+
+    Args:
+        known: the model before.
+        chosen: the heads with the numbers asked for.
+        items: for each of them, the tensors that follow.
 
     Raises:
         PlanError: such heads are to have different numbers of classes.
     """
     probes = ProbeSizes(known.graphs.values(), [size for _, size in chosen])
-    groups: list[list[int]] = []
-    for place, (head, size) in enumerate(chosen):
-        group = next((g for g in groups if _together(known, head, chosen[g[0]][0])), None)
-        if group is None:
-            groups.append([place])
-            continue
-        other, number = chosen[group[0]]
-        if number != size:
-            raise PlanError(
-                "two heads make one output together, and are to have different numbers of classes",
-                where=f"{other.address}, {head.address}",
-                expected="one number for both",
-                found=f"{number} and {size}",
-                fix="surgery.replace_head(model, n) replaces them together",
-            )
-        group.append(place)
-    found: dict[int, int] = {}
+    groups: list[list[tuple[Head, int]]] = []
+    for head, size in chosen:
+        bound = [g for g in groups if any(_bound(known, head, size, *o, items) for o in g)]
+        groups = [group for group in groups if group not in bound]
+        groups.append([*(pair for group in bound for pair in group), (head, size)])
+    found: dict[str, int] = {}
     for group in groups:
-        multiple = math.lcm(*(multiple_of(known, chosen[place][0]) for place in group))
-        found.update(dict.fromkeys(group, probes.next(multiple)))
-    return [(head, found[place]) for place, (head, _) in enumerate(chosen)]
+        multiple = math.lcm(*(multiple_of(known, head) for head, _ in group))
+        found.update(dict.fromkeys((head.address for head, _ in group), probes.next(multiple)))
+    return [(head, found[head.address]) for head, _ in chosen]
+
+
+def _bound(
+    known: Survey,
+    head: Head,
+    size: int,
+    other: Head,
+    number: int,
+    items: Mapping[str, Sequence[PerClass]],
+) -> bool:
+    """Whether two heads can only have one number of classes."""
+    tensors = {item.addresses for item in items[other.address]}
+    shared = [item for item in items[head.address] if item.addresses in tensors]
+    together = _together(known, head, other)
+    if (shared or together) and size != number:
+        raise PlanError(
+            f"two heads {'make one output together' if together else 'share a tensor'}, and are "
+            "to have different numbers of classes",
+            where=", ".join((other.address, head.address, *(i.addresses[0] for i in shared))),
+            expected="one number for both",
+            found=f"{number} and {size}",
+            fix=f"surgery.replace_head(model, {size}, heads={[other.address, head.address]!r})",
+        )
+    return together or bool(shared)
 
 
 def _together(known: Survey, head: Head, other: Head) -> bool:

@@ -134,7 +134,7 @@ def fill_weight(
             tensor.zero_()
         elif callable(init):
             _call(init, tensor)
-        elif like_torch and not tensor.is_complex():
+        elif like_torch:
             nn.init.kaiming_uniform_(tensor, a=math.sqrt(5), generator=generator)
         else:
             _uniform(tensor, 1 / math.sqrt(fan_in), generator)
