@@ -108,7 +108,7 @@ def tensor_steps(
         old = tree.get(model, item.addresses[0])
         if not isinstance(old, torch.Tensor):
             continue
-        _check_drawable(item, old, head, size)
+        _check_drawable(item, old, head)
         source = old.detach() if real else old.detach().to("meta")
         new = resized(source, item.axis, size // item.share, item.addresses[0])
         if real:
@@ -132,7 +132,7 @@ def _check_own_entries(item: PerClass) -> None:
         )
 
 
-def _check_drawable(item: PerClass, old: torch.Tensor, head: Head, size: int) -> None:
+def _check_drawable(item: PerClass, old: torch.Tensor, head: Head) -> None:
     if is_floating(old.dtype) or item.part != "weight" or item.role != "parameter":
         return
     raise PlanError(
@@ -140,8 +140,8 @@ def _check_drawable(item: PerClass, old: torch.Tensor, head: Head, size: int) ->
         where=item.addresses[0],
         expected="a floating-point weight",
         found=str(old.dtype),
-        fix=f"surgery.replace(model, {{{head.address!r}: "
-        f"torch.nn.Linear({head.in_features}, {size})}})",
+        fix=f"make it a floating-point layer first: surgery.replace(model, {{{head.address!r}: "
+        f"torch.nn.Linear({head.in_features}, {head.num_classes})}})",
     )
 
 
