@@ -258,6 +258,7 @@ def _check_placement(before: ModelState, after: ModelState, touched: _Touched) -
 
 def _check_modules(before: ModelState, after: ModelState, touched: _Touched) -> Check:
     wrong = []
+    moded = {id(m) for address, (m, *_) in before.modules.items() if touched.mode(address)}
     for address, (module, training, hooks) in before.modules.items():
         now = after.modules.get(address)
         if touched.module(address):
@@ -266,7 +267,7 @@ def _check_modules(before: ModelState, after: ModelState, touched: _Touched) -> 
             continue
         if now is None or now[0] is not module:
             wrong.append(f"{address or 'the model'} is another module")
-        elif now[1] is not training and not touched.mode(address):
+        elif now[1] is not training and id(module) not in moded:
             wrong.append(f"{address or 'the model'} changed between train and eval mode")
         elif now[2] != hooks:
             wrong.append(f"the hooks of {address or 'the model'} changed")

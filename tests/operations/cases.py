@@ -123,11 +123,17 @@ def _nothing(*_: Any, **__: Any) -> None:
     return None
 
 
+def _made(build: Callable[[], nn.Module]) -> nn.Module:
+    """A module of the caller's own, without a trace in the random state."""
+    with torch.random.fork_rng(devices=[]):
+        return build()
+
+
 def _replace(model: nn.Module, **more: Any) -> Outcome:
     new = {
-        "0": nn.Linear(8, 4),
-        "1": nn.Sequential(nn.GELU(), nn.Linear(4, 6)),
-        "3": nn.Linear(6, 9),
+        "0": _made(lambda: nn.Linear(8, 4)),
+        "1": _made(lambda: nn.Sequential(nn.GELU(), nn.Linear(4, 6))),
+        "3": _made(lambda: nn.Linear(6, 9)),
     }
     return surgery.replace(model, new, example=_vector(), **more)
 
@@ -135,7 +141,7 @@ def _replace(model: nn.Module, **more: Any) -> Outcome:
 def _weights(model: nn.Module, **more: Any) -> Outcome:
     return surgery.replace(
         model,
-        {"rnn": nn.LSTM(4, 6, num_layers=2, batch_first=True)},
+        {"rnn": _made(lambda: nn.LSTM(4, 6, num_layers=2, batch_first=True))},
         example=torch.zeros(2, 5, dtype=torch.long),
         **more,
     )
@@ -155,7 +161,9 @@ CASES = {
     "root": Case(lambda: nn.Linear(8, 5), _head(heads=""), _vector),
     "root replaced": Case(
         _hooked,
-        lambda m, **o: surgery.replace(m, {"": nn.Linear(8, 2)}, example=_vector(), **o),
+        lambda m, **o: surgery.replace(
+            m, {"": _made(lambda: nn.Linear(8, 2))}, example=_vector(), **o
+        ),
         _vector,
     ),
     "backbone": Case(
