@@ -99,9 +99,13 @@ def survey(model: nn.Module, example: Any = None, *, registry: Registry | None =
                 owner = owner_of(index, graph, site.mixing)
                 found.setdefault(owner.address, []).append((owner, site))
     heads = [_head(places, facts, claims) for places in found.values()]
-    heads = _checked(model, index, registry, heads, claims)
+    heads = _checked(index, registry, heads)
     sites_by_head = {head.address: tuple(site for _, site in found[head.address]) for head in heads}
-    text = "; ".join(dict.fromkeys(endings.values())) or "no output holds a tensor"
+    said = list(dict.fromkeys(endings.values())) or ["no output holds a tensor"]
+    family = registry.claim(index.root)
+    if family is not None and family.headless:
+        said.insert(0, f"family {family.name!r} says that nothing in it makes classes")
+    text = "; ".join(said)
     return Survey(resolved, graphs, Heads(tuple(heads), text), sites_by_head, facts, tuple(spots))
 
 
@@ -244,30 +248,33 @@ def _is_auxiliary(site: Site, sites: list[Site]) -> bool:
     return only_training or "aux" in site.leaf.path.lower()
 
 
-def _checked(
-    model: nn.Module,
-    index: tree.Index,
-    registry: Registry,
-    heads: list[Head],
-    claims: tuple[tuple[str, HeadClaim, str], ...],
-) -> list[Head]:
+def _checked(index: tree.Index, registry: Registry, heads: list[Head]) -> list[Head]:
     """Hold the claims of the model's own family against the graph.
 
     A claim on a layer that was removed (an ``nn.Identity`` in its place) says that there is no
-    head; a claim on a layer that holds parameters and makes no output is contradicted.
+    head; a claim on a layer that holds parameters and makes no output is contradicted. What a
+    layer makes that is coupled to the heads is no class.
     """
     family = registry.claim(index.root)
     if family is None:
         return heads
+    if family.headless:
+        return []
+    coupled = [claim for claim in family.heads if claim.role == "coupled"]
+    heads = [head for head in heads if not any(_is_covered(claim, head) for claim in coupled)]
     claimed = [c for c in family.heads if c.role not in ("coupled", "aux") and _there(index, c)]
     holding = [c for c in claimed if _holds_parameters(index, c.address)]
     for claim in holding:
-        if not any(claim.covers(a) for head in heads for a in head.addresses):
+        if not any(_is_covered(claim, head) for head in heads):
             shown = ", ".join(f"{h.address} ({h.num_classes})" for h in heads) or "no head"
             raise contradicted(family, shown)
     if claimed and not holding:
         return [head for head in heads if head.corroborated]
     return heads
+
+
+def _is_covered(claim: HeadClaim, head: Head) -> bool:
+    return any(claim.covers(address) for address in head.addresses)
 
 
 def _there(index: tree.Index, claim: HeadClaim) -> bool:

@@ -1,6 +1,6 @@
 """RAFT as torchvision builds it (Teed and Deng, https://arxiv.org/abs/2003.12039).
 
-It estimates motion between two images: nothing in it makes classes, and no head is claimed.
+It estimates motion between two images: nothing in it makes classes.
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ FAMILY = Family(
     classes=("torchvision.models.optical_flow.raft.RAFT",),
     packages=("torchvision",),
     example=example,
+    headless=True,
     stem=tuple(f"{encoder}.convnormrelu" for encoder in ENCODERS),
     stages=stages,
     catalog={

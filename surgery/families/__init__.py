@@ -1,6 +1,7 @@
 """What plugins know of architectures: all that the author of one imports, in one place."""
 
-from surgery.families.family import Family, HeadClaim, HeadKind, WeightReader
+from surgery.families.family import Family, HeadClaim
 from surgery.families.hookspecs import hookimpl
+from surgery.families.kinds import HeadKind, WeightReader
 
 __all__ = ["Family", "HeadClaim", "HeadKind", "WeightReader", "hookimpl"]

@@ -1,4 +1,4 @@
-"""What a plugin knows, as values: families, head kinds, weight readers, and a claim on a model.
+"""What a plugin knows of an architecture, as values: a family, its claims on heads, on a model.
 
 Nothing here imports torch, so that a plugin costs nothing until it is asked.
 """
@@ -8,13 +8,11 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 from surgery.errors import ClaimContradictedError, PluginError
 
 if TYPE_CHECKING:
-    import torch
     from torch import nn
 
     from surgery.graph.example import Example
@@ -93,6 +91,7 @@ class Family:
             (``(2, "conv1.in_channels", 224, 224)``), or a callable from the model to a
             ``surgery.Example``. Two samples at least: BatchNorm refuses one in train mode.
         heads: the layers that make classes.
+        headless: nothing in these models makes classes, whatever their outputs look like.
         stages: the trunk in the order of execution, a tuple of addresses for each stage, for
             freezing and for layer-wise learning rates; or a callable from the model to that.
         stem: addresses of the part before the first stage, the layer that takes the input first.
@@ -124,6 +123,7 @@ class Family:
     packages: tuple[str, ...] = ()
     example: ExampleSpec | None = None
     heads: tuple[HeadClaim, ...] = ()
+    headless: bool = False
     stages: Stages | Callable[[nn.Module], Stages] = ()
     stem: tuple[str, ...] = ()
     sync: tuple[str, ...] = ()
@@ -230,6 +230,14 @@ class Family:
                 self.heads,
                 "heads=(HeadClaim('classifier'),)",
             )
+        if self.headless is not False and (self.headless is not True or self.heads):
+            raise self._wrong(
+                "headless",
+                "a family claims heads, or says that there are none",
+                "True where heads is empty, or False",
+                f"headless={self.headless!r}, {len(self.heads)} heads",
+                "leave headless out",
+            )
         self._check_strings("stem", self.stem, "conv1")
         places = [("heads", head.address) for head in self.heads]
         places += [("stem", address) for address in self.stem]
@@ -312,80 +320,6 @@ class Family:
 
 
 @dataclass(frozen=True)
-class HeadKind:
-    """How to rebuild a head layer that is no plain linear layer or convolution.
-
-    Args:
-        name: what people call it, ``cosine classifier``.
-        classes: qualified names of the layer classes, claimed along the MRO as families are.
-        rebuild: ``rebuild(layer, num_classes)`` returns a new layer of the same kind, with the
-            same input size and options and freshly initialised parameters, on the device and in
-            the dtype of the old one, which it leaves alone.
-
-    Raises:
-        PluginError: a field has a wrong type or is malformed.
-
-    Example:
-        >>> import torch
-        >>> from surgery.families.family import HeadKind
-        >>> kind = HeadKind(
-        ...     name="plain",
-        ...     classes=("torch.nn.modules.linear.Linear",),
-        ...     rebuild=lambda layer, num_classes: torch.nn.Linear(layer.in_features, num_classes),
-        ... )
-        >>> kind.rebuild(torch.nn.Linear(4, 9), 2)
-        Linear(in_features=4, out_features=2, bias=True)
-    """
-
-    name: str
-    classes: tuple[str, ...]
-    rebuild: Callable[[nn.Module, int], nn.Module]
-
-    def __post_init__(self) -> None:
-        _check_kind("HeadKind", self.name, classes=self.classes, rebuild=self.rebuild)
-
-
-@dataclass(frozen=True)
-class WeightReader:
-    """How to read a checkpoint format.
-
-    Args:
-        name: what people call the format, ``npz``.
-        suffixes: how its file names end, each with its dot; upper and lower case are the same.
-        sniff: looks at a file with such a name and says whether it is of this format. It reads
-            the header, not the file.
-        open: the tensors of the file by name; lazily, where the format allows. It must not run
-            code from the file.
-
-    Raises:
-        PluginError: a field has a wrong type or is malformed.
-
-    Example:
-        >>> from surgery.families.family import WeightReader
-        >>> WeightReader("empty", (".none",), sniff=lambda path: True, open=lambda path: {}).name
-        'empty'
-    """
-
-    name: str
-    suffixes: tuple[str, ...]
-    sniff: Callable[[Path], bool]
-    open: Callable[[Path], Mapping[str, torch.Tensor]]
-
-    def __post_init__(self) -> None:
-        _check_kind("WeightReader", self.name, suffixes=self.suffixes, sniff=self.sniff)
-        _check_kind("WeightReader", self.name, open=self.open)
-        for suffix in self.suffixes:
-            if not suffix.startswith(".") or len(suffix) < 2:
-                raise PluginError(
-                    f"{suffix!r} is no suffix of a file name",
-                    where=f"WeightReader({self.name!r}).suffixes",
-                    expected="a dot and what follows it",
-                    found=repr(suffix),
-                    fix=f"suffixes=('.{suffix.strip('.') or 'npz'}',)",
-                )
-
-
-@dataclass(frozen=True)
 class Claim:
     """A family found for a model, and how.
 
@@ -457,35 +391,3 @@ def _check_address(address: object, where: str) -> None:
             found=repr(address),
             fix="for address, _ in model.named_modules(): print(address)",
         )
-
-
-def _check_kind(kind: str, name: object, **fields: object) -> None:
-    """The fields that head kinds and weight readers share: a name, tuples of names, functions."""
-    if not isinstance(name, str) or not name:
-        raise PluginError(
-            f"a {kind} needs a name",
-            where=f"{kind}.name",
-            expected="a string",
-            found=repr(name),
-            fix=f"{kind}(name='mine', ...)",
-        )
-    for key, value in fields.items():
-        tuples = key in {"classes", "suffixes"}
-        good = callable(value)
-        if tuples:
-            good = (
-                isinstance(value, tuple)
-                and len(value) > 0
-                and all(isinstance(item, str) and item for item in value)
-                and len(set(value)) == len(value)
-            )
-        if not good:
-            raise PluginError(
-                f"{kind} {name!r}: {key} has a wrong type",
-                where=f"{kind}({name!r}).{key}",
-                expected="a tuple of different strings" if tuples else "a callable",
-                found=repr(value),
-                fix=f"{key}=({value if isinstance(value, str) else '...'!r},)"
-                if tuples
-                else f"{key}=function",
-            )

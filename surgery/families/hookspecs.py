@@ -20,7 +20,8 @@ import pluggy
 if TYPE_CHECKING:
     import argparse
 
-    from surgery.families.family import Family, HeadKind, WeightReader
+    from surgery.families.family import Family
+    from surgery.families.kinds import HeadKind, WeightReader
 
 PROJECT = "surgery"
 

@@ -13,8 +13,9 @@ import pluggy
 
 from surgery.errors import HookError, PluginError
 from surgery.families import hookspecs
-from surgery.families.family import Family, HeadKind, WeightReader
+from surgery.families.family import Family
 from surgery.families.hookspecs import PROJECT, Commands
+from surgery.families.kinds import HeadKind, WeightReader
 
 _T = TypeVar("_T")
 

@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, TypeVar
 from weakref import WeakKeyDictionary
 
 from surgery.errors import ClaimConflictError, PluginError
-from surgery.families.family import Claim, Family, HeadKind, WeightReader
+from surgery.families.family import Claim, Family
 from surgery.families.hookspecs import PROJECT, Commands
+from surgery.families.kinds import HeadKind, WeightReader
 from surgery.families.plugin import Plugin, PluginFailure, failure, load_plugin
 
 if TYPE_CHECKING:

@@ -16,7 +16,9 @@ from surgery.errors import ClaimContradictedError, PluginError
 from surgery.families import Family, HeadClaim, HeadKind, WeightReader
 from surgery.families.applied import attribute, example_for, stages_for
 from surgery.families.family import contradicted, overlaps
+from surgery.families.registry import Registry
 from surgery.graph.example import Example
+from surgery.heads import find_heads
 
 GOOD = {
     "name": "tinynet",
@@ -251,3 +253,33 @@ def test_values_cost_no_torch():
         "Family('a', ('a.B',), heads=(HeadClaim('fc'),)); sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_family_says_that_there_are_no_heads_or_claims_some():
+    with pytest.raises(PluginError, match="claims heads, or says that there are none"):
+        Family("flow", ("flow.Flow",), heads=(HeadClaim("fc"),), headless=True)
+
+
+def test_a_headless_family_silences_what_the_graph_takes_for_a_candidate():
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+    family = Family("flow", ("torch.nn.modules.container.Sequential",), headless=True)
+    assert find_heads(model, torch.zeros(2, 4), registry=Registry.of())
+    heads = find_heads(model, torch.zeros(2, 4), registry=Registry.of(family))
+    assert not heads
+    assert "family 'flow' says that nothing in it makes classes" in heads.ending
+
+
+def test_what_a_coupled_layer_makes_is_no_class():
+    class Boxes(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scores, self.boxes = nn.Linear(4, 3), nn.Linear(4, 12)
+
+        def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            return self.scores(x), self.boxes(x)
+
+    claims = (HeadClaim("scores"), HeadClaim("boxes", "coupled", factor=4))
+    name = f"{Boxes.__module__}.{Boxes.__qualname__}"
+    family = Family("boxes", (name,), heads=claims)
+    heads = find_heads(Boxes(), torch.zeros(2, 4), registry=Registry.of(family))
+    assert [head.address for head in heads] == ["scores"]

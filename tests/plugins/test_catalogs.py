@@ -50,11 +50,6 @@ NOT_YET_COVERED = {
     *("ssd300_vgg16", "ssdlite320_mobilenet_v3_large"),
 }
 
-NO_HEAD = pytest.mark.xfail(
-    reason="a family cannot say yet that there is no head, where the graph shows a candidate",
-    strict=True,
-)
-
 
 def build(family: Family, name: str) -> torch.nn.Module:
     return resolve_name(family.catalog[name])()
@@ -70,7 +65,7 @@ def test_a_family_keeps_its_word_on_a_model_of_each_sort(name: str):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(n, marks=NO_HEAD) if n == "optical_flow" else n for n in FAMILIES],
+    FAMILIES,
 )
 def test_a_family_keeps_its_word_on_every_model(name: str):
     family = FAMILIES[name]
