@@ -96,7 +96,7 @@ class Leaf:
     source: Ref | None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Graph(Shown):
     """One forward pass: operations, the parameters each consumes, edges, outputs, blind spots.
 
@@ -116,6 +116,11 @@ class Graph(Shown):
     training: bool
     backend: Literal["meta", "real"]
     blind_spots: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        mode = "train" if self.training else "eval"
+        count = sum(1 for _ in self.operations)
+        return f"<Graph of {count} operations, {len(self.leaves)} outputs, {mode}, {self.backend}>"
 
     @property
     def operations(self) -> Iterator[Node]:
