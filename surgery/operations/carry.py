@@ -28,7 +28,7 @@ def check_carry(old: nn.Module, new: nn.Module, address: str) -> None:
         PlanError: the old module has hooks of a user beside those by which torch recomputes a
             weight, which no handle tells apart, or both modules have hooks.
     """
-    theirs = _users_hooks(old)
+    theirs = users_hooks(old)
     if theirs and not _holds(new, old) and (len(theirs) < len(_hooks(old)) or _hooks(new)):
         raise PlanError(
             "the hooks of the old module cannot be carried over to the new one",
@@ -52,7 +52,7 @@ def carry_writes(old: nn.Module, new: nn.Module) -> list[Write]:
         for module in inside
         if module.training is not old.training
     ]
-    if _users_hooks(old) and not _holds(new, old):
+    if users_hooks(old) and not _holds(new, old):
         writes += [
             Write(tree.unwrap(new), name, old.__dict__[name])
             for name in (*_TABLES, "_is_full_backward_hook")
@@ -66,7 +66,8 @@ def _holds(new: nn.Module, old: nn.Module) -> bool:
     return any(module is old for module, _ in tree.index(new).modules.values())
 
 
-def _users_hooks(module: nn.Module) -> list[Any]:
+def users_hooks(module: nn.Module) -> list[Any]:
+    """The hooks of a module, less those by which torch itself recomputes a weight."""
     return [hook for hook in _hooks(module) if not _is_structural(hook)]
 
 
