@@ -89,9 +89,9 @@ def rehearse(model: nn.Module, steps: tuple[Step, ...]) -> None:
         skeleton = build_skeleton(model).model
         writes = makers(skeleton, steps, _stand_in(skeleton))
         for step, maker in zip(steps, writes, strict=True):
+            _check_flag(model, step)
             try:
                 Journal().perform([maker])
-                _check_flag(model, step)
             except Exception as error:
                 raise PlanError(
                     f"this cannot be set: {type(error).__name__}: {error}",
@@ -107,7 +107,13 @@ def _check_flag(model: nn.Module, step: Step) -> None:
         return
     tensor = tree.get(model, step.address)
     if isinstance(tensor, torch.Tensor) and tensor.is_inference():
-        raise TypeError("a tensor made in inference mode never trains")
+        raise PlanError(
+            "a tensor made in inference mode never trains",
+            where=step.address,
+            expected="a parameter made outside torch.inference_mode",
+            found="an inference tensor",
+            fix="build the model outside torch.inference_mode, or copy.deepcopy it there",
+        )
 
 
 def _reason(error: RecordError) -> str:

@@ -71,7 +71,11 @@ def undo(outcome: Outcome) -> nn.Module:
     operated = _undoable(outcome)
     given, draws = operated.given, Draws()
     if given is None or operated.entry is None:
-        raise UndoError("this outcome cannot be undone", where=outcome.plan.title)
+        raise UndoError(
+            "this outcome cannot be undone: it holds no model",
+            where=outcome.plan.title,
+            fix="keep the outcome that the verb returned, and call its undo()",
+        )
     root = tree.unwrap(given)
     _check_places(outcome, root, operated)
     changes = [(_present(outcome, c, root), i) for c, i in operated.changes]

@@ -63,17 +63,16 @@ def attribute_write(module: nn.Module, path: str, value: Any) -> Write:
     chain: list[Any] = [module]
     for name in names[:-1]:
         chain.append(member(chain[-1], name))
-    for position in reversed(range(len(chain))):
-        owner, name = chain[position], names[position]
-        if isinstance(owner, Mapping):
-            return Write(owner, name, value, "item")
+    # What cannot be written to is made anew and put where it was; a module always can.
+    for owner in reversed(chain[1:]):
         if isinstance(owner, tuple) and hasattr(owner, "_replace"):
-            value = owner._replace(**{name: value})
+            value = owner._replace(**{names.pop(): value})
         elif _is_frozen(owner):
-            value = dataclasses.replace(owner, **{name: value})
+            value = dataclasses.replace(owner, **{names.pop(): value})
         else:
-            return Write(owner, name, value)
-    raise TypeError("a module can always be written to")
+            break
+    owner = chain[len(names) - 1]
+    return Write(owner, names[-1], value, "item" if isinstance(owner, Mapping) else "attribute")
 
 
 def member(owner: Any, name: str) -> Any:
