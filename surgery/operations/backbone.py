@@ -109,12 +109,14 @@ def _step(model: nn.Module, known: Survey, head: Head) -> Step:
         )
     behind = [item for item in per_class_tensors(known, head) if item.part == "behind"]
     if behind:
+        owners = dict.fromkeys(tree.split(item.addresses[0])[0] for item in behind)
+        layers = ", ".join(f"{owner!r}: torch.nn.Identity()" for owner in owners)
         raise PlanError(
             "behind this head stands something with one entry a class, which features do not fit",
             where=", ".join(item.addresses[0] for item in behind),
             expected="nothing behind the head that depends on the number of classes",
             found=f"{len(behind)} tensors of {head.num_classes} entries",
-            fix="surgery.replace(model, {address: torch.nn.Identity()}) for those layers first",
+            fix=f"take those layers out first: surgery.replace(model, {{{layers}}})",
         )
     identity = nn.Identity()
     check_carry(layer, identity, head.address)

@@ -144,11 +144,13 @@ def choose(
     whole = all(output.size == head.num_classes for head in heads for output in head.outputs)
     if len(sizes) > 1 or not whole:
         raise _ambiguous(heads, verb)
-    names = ", ".join(repr(head.address) for head in heads)
+    names = [head.address for head in heads]
+    one = len(names) == 1
     warnings.warn(
-        f"{names} is taken for the head because it is the nearest layer behind every output; "
-        "nothing else says so: no plugin knows this model and no attribute such as num_classes "
-        f"gives {heads[0].num_classes}. Name it to silence this: heads={heads[0].address!r}",
+        f"{', '.join(map(repr, names))} {'is' if one else 'are'} taken for the "
+        f"{'head' if one else 'heads'}, as the nearest behind every output; nothing else says so: "
+        "no plugin knows this model and no attribute such as num_classes gives "
+        f"{heads[0].num_classes}. To silence this: heads={(names[0] if one else names)!r}",
         UncorroboratedWarning,
         stacklevel=5,
     )
@@ -178,10 +180,18 @@ def _asked(
     heads: Heads, wanted: Wanted, num_classes: int | None, verb: str
 ) -> list[tuple[Head, int | None]]:
     asked = _addresses(heads, wanted)
+    if isinstance(wanted, Mapping) and verb != "replace_head":
+        raise ArgumentError(
+            f"{verb} takes heads out, and gives them no number of classes",
+            where="heads",
+            expected="an address, or a list of addresses",
+            found=repr(wanted),
+            fix=f"surgery.{verb}(model, heads={list(wanted)!r})",
+        )
     found: dict[str, tuple[Head, int | None, str]] = {}
     for address, number in asked.items():
         size = num_classes
-        if isinstance(wanted, Mapping) and verb == "replace_head":
+        if isinstance(wanted, Mapping):
             fix = f"heads={{{address!r}: 7}}"
             size = check_num_classes(number, f"heads[{address!r}]", fix)
         for head in _named(heads, address):

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
+from torch.nn.utils import parametrize
 
 from surgery import tree
 from surgery.errors import ArgumentError, PlanError
 from surgery.heads import Head
 from surgery.operations.carry import check_carry
 from surgery.operations.plan import Step
-from surgery.operations.values import fill_bias, fill_weight
+from surgery.operations.values import check_same_device, fill_bias, fill_weight, no_memory
 
 if TYPE_CHECKING:
     from surgery.operations.entries import Options
@@ -58,11 +59,14 @@ def check_depth(hidden: object, dropout: object) -> tuple[tuple[int, ...], float
 
 def deeper_steps(
     model: nn.Module, head: Head, size: int, options: Options, *, real: bool
-) -> list[Step]:
+) -> tuple[list[Step], list[str]]:
     """The step that puts a deeper head where the old layer was, at all its addresses.
 
+    Returns:
+        The step, and remarks on what the old layer did that the new ones do not.
+
     Raises:
-        PlanError: the head is no plain linear or convolutional layer.
+        PlanError: the head is no linear or convolutional layer, or there is no memory.
     """
     plain = head.kind == "linear" or head.kind in _CONVOLUTIONS
     old = tree.get(model, head.address)
@@ -80,7 +84,17 @@ def deeper_steps(
     kind = "root" if head.address == "" else "module"
     before = f"{type(old).__name__} ({head.in_features} -> {head.num_classes})"
     widths = " -> ".join(map(str, (head.in_features, *options.hidden, size)))
-    return [Step(kind, head.addresses, before, f"Sequential ({widths})", new)]  # type: ignore[arg-type]
+    step = Step(kind, head.addresses, before, f"Sequential ({widths})", new)  # type: ignore[arg-type]
+    return [step], list(_lost(old, head.address))
+
+
+def _lost(old: nn.Module, address: str) -> Iterator[str]:
+    plain = next(cls for cls in (nn.Linear, *_CONVOLUTIONS.values()) if isinstance(old, cls))
+    kind = type(old).__name__
+    if parametrize.is_parametrized(old) or set(dict(old.named_parameters())) - {"weight", "bias"}:
+        yield f"the new layers at {address!r} are plain: their weights are not computed from others"
+    elif type(old).forward is not plain.forward:
+        yield f"the new layers at {address!r} are plain: {kind} has a forward of its own"
 
 
 def _built(
@@ -105,8 +119,10 @@ def _built(
             layers.append(nn.Dropout(options.dropout))
         bias = old.bias is not None or not last
         layer = _layer(old, width, following, bias, position == 0, place)
+        layer = _placed(layer, place["device"], head.address)
         if real:
             init = options.init if last else "default"
+            check_same_device(options.generator, layer.weight.device)
             fan_in = fill_weight(layer.weight, 0, head.kind, init, options.generator)
             if layer.bias is not None:
                 fill_bias(layer.bias, fan_in, init, options.generator)
@@ -135,5 +151,14 @@ def _layer(
         # The first layer looks at the same neighbourhood as the old head did.
         form = {name: getattr(old, name) for name in names} if first else {"kernel_size": 1}
     # Made without values, which are drawn in one place from one generator.
-    layer = kind(width, following, bias=bias, **form, **{**place, "device": "meta"})
-    return layer.to_empty(device=place["device"])
+    return kind(width, following, bias=bias, **form, **{**place, "device": "meta"})
+
+
+def _placed(
+    layer: nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d, device: torch.device, address: str
+) -> nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d:
+    try:
+        return layer.to_empty(device=device)
+    except (RuntimeError, MemoryError) as error:
+        weight = layer.weight
+        raise no_memory(weight.shape, weight.dtype, device, address, error) from error

@@ -232,7 +232,8 @@ def _steps(
         tensors = items[head.address]
         steps: list[Step] = []
         if options.deeper:
-            steps += deeper_steps(model, head, size, options, real=real)
+            steps, remarked = deeper_steps(model, head, size, options, real=real)
+            remarks += remarked
             tensors = tuple(item for item in tensors if item.part == "behind")
         fresh = tuple(item for item in tensors if item.addresses not in found)
         kept = rows.get(head.address)

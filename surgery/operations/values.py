@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal, TypeAlias
 
 import torch
@@ -94,13 +94,7 @@ def resized(tensor: torch.Tensor, axis: int, size: int, address: str = "") -> to
     try:
         new = torch.empty(shape, dtype=tensor.dtype, device=tensor.device)
     except (RuntimeError, MemoryError) as error:
-        raise PlanError(
-            f"there is no memory for {size} classes",
-            where=address or None,
-            expected=f"{math.prod(shape) * tensor.element_size():,} bytes on {tensor.device}",
-            found=str(error).splitlines()[0],
-            fix="surgery.replace_head(model, 7)",
-        ) from error
+        raise no_memory(shape, tensor.dtype, tensor.device, address, error) from error
     last = torch.channels_last
     if (
         tensor.dim() == 4
@@ -109,6 +103,19 @@ def resized(tensor: torch.Tensor, axis: int, size: int, address: str = "") -> to
     ):
         return new.contiguous(memory_format=last)
     return new
+
+
+def no_memory(
+    shape: Sequence[int], dtype: torch.dtype, device: torch.device, address: str, error: Exception
+) -> PlanError:
+    """The error for a tensor that does not fit into memory."""
+    return PlanError(
+        f"there is no memory for a tensor of {' by '.join(map(str, shape))}",
+        where=address or None,
+        expected=f"{math.prod(shape) * dtype.itemsize:,} bytes on {device}",
+        found=str(error).splitlines()[0],
+        fix="surgery.replace_head(model, 7)",
+    )
 
 
 def fill_weight(
