@@ -49,8 +49,9 @@ def outputs_after(
         if root is None:
             Journal().perform(makers(skeleton, steps, _stand_in(skeleton)))
         else:
-            # The hooks of the old root pass to the new one.
-            Journal().perform([lambda: carry_writes(tree.unwrap(model), skeleton)])
+            # The hooks of the old root pass to the new one; the mode is that of the recording.
+            writes = carry_writes(tree.unwrap(model), skeleton)
+            Journal().perform([lambda: [each for each in writes if each.name != "training"]])
 
     found: dict[str, Leaves] = {}
     for mode in modes:

@@ -139,6 +139,21 @@ def test_the_root_itself_may_be_replaced() -> None:
     assert not new._forward_hooks
 
 
+@pytest.mark.parametrize("training", [True, False])
+def test_a_new_root_is_seen_in_both_modes(training: bool) -> None:
+    class Auxiliary(nn.Linear):
+        def forward(self, x: Tensor) -> Any:
+            return (super().forward(x), x) if self.training else super().forward(x)
+
+    outcome = surgery.replace(model_of().train(training), {"": Auxiliary(8, 2)}, example=EXAMPLE)
+    assert [(change.mode, change.path) for change in outcome.plan.outputs] == [
+        ("eval", "output"),
+        ("train", "output[0]"),
+        ("train", "output[1]"),
+    ]
+    assert outcome.model.training is training
+
+
 def test_a_hook_of_the_root_that_changes_the_output_counts() -> None:
     model = model_of()
     model.register_forward_hook(lambda module, args, output: output[:, :1])
