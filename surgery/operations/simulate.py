@@ -85,7 +85,11 @@ def rehearse(model: nn.Module, steps: tuple[Step, ...]) -> None:
 
     Raises:
         PlanError: something cannot be set.
+        WrappedModelError: something lies inside DataParallel, DistributedDataParallel or FSDP.
     """
+    touched = [step.module if step.kind == "attribute" else step.address for step in steps]
+    for address in dict.fromkeys(touched):
+        tree.check_changeable(model, address)
     with quiet():
         skeleton = build_skeleton(model).model
         writes = makers(skeleton, steps, _stand_in(skeleton))

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from surgery import tree
-from surgery.errors import PlanError
+from surgery.errors import PlanError, SurgeryError
 from surgery.operations.journal import MISSING, get_entry
 from surgery.operations.plan import Check, OutputChange, Plan, Step
 from surgery.operations.simulate import outputs_after
@@ -142,14 +142,7 @@ def _is_set(model: nn.Module, step: Step, address: str, after: ModelState) -> bo
         found = after.modules.get(address)
         return found is not None and found[0] is tree.unwrap(step.new)
     if step.kind == "attribute":
-        *parents, name = step.path.split(".")
-        owner: Any = tree.get_module(model, step.module)
-        for parent in parents:
-            owner = member(owner, parent)
-        if step.new is MISSING:
-            return get_entry(owner, name) is MISSING
-        here = member(owner, name)
-        return here is step.new or (type(here) is type(step.new) and bool(here == step.new))
+        return _fact_is_set(model, step)
     state = after.tensors.get(address)
     if state is None:
         return False
@@ -158,6 +151,20 @@ def _is_set(model: nn.Module, step: Step, address: str, after: ModelState) -> bo
         if step.kind == "flag"
         else (state.tensor is step.new)
     )
+
+
+def _fact_is_set(model: nn.Module, step: Step) -> bool:
+    *parents, name = step.path.split(".")
+    try:
+        owner: Any = tree.get_module(model, step.module)
+        for parent in parents:
+            owner = member(owner, parent)
+        if step.new is MISSING:
+            return get_entry(owner, name) is MISSING
+        here = member(owner, name)
+    except (SurgeryError, AttributeError, KeyError):
+        return False
+    return here is step.new or (type(here) is type(step.new) and bool(here == step.new))
 
 
 def _check_outputs(model: nn.Module, plan: Plan) -> Check:

@@ -168,11 +168,37 @@ def test_distributed_data_parallel_is_refused_and_the_remedy_works(verb: str) ->
         assert moved_by_training(DistributedDataParallel(bare), bare.fc)
 
 
+@pytest.mark.usefixtures("process_group")
+@pytest.mark.filterwarnings("ignore:FSDP is switching to use `NO_SHARD`:UserWarning")
+@pytest.mark.parametrize("verb", VERBS)
+def test_sharded_models_are_refused(verb: str) -> None:
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
+
+    flat = FullyShardedDataParallel(Net(), device_id=torch.device("cpu"), use_orig_params=True)
+    with pytest.raises(WrappedModelError, match="shards"):
+        VERBS[verb](flat)
+    model = Net()
+    fully_shard(model, mesh=init_device_mesh("cpu", (1,)))
+    with pytest.raises(WrappedModelError, match="shards"):
+        VERBS[verb](model)
+
+
 @pytest.mark.parametrize("verb", ["replace_head", "remove_head"])
 def test_a_head_inside_a_parallel_part_is_refused(verb: str) -> None:
     model = Net()
     model.fc = nn.DataParallel(model.fc)
     refused(model, verb)
+
+
+@pytest.mark.parametrize("verb", ["replace", "freeze"])
+def test_what_lies_inside_a_parallel_part_is_refused(verb: str) -> None:
+    model = Net()
+    model.backbone = nn.DataParallel(model.backbone)
+    refused(model, verb)
+    outcome = VERBS["replace_head"](model)
+    assert model.fc.weight.shape == (7, 4)
+    outcome.undo()
 
 
 def test_reading_goes_through_what_changing_is_refused_in() -> None:
