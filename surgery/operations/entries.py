@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -11,6 +11,7 @@ from torch import nn
 
 from surgery import tree
 from surgery.errors import ArgumentError, PlanError
+from surgery.families.kinds import HeadKind
 from surgery.graph.graph import Spec
 from surgery.graph.skeleton import is_floating
 from surgery.heads import Head
@@ -43,6 +44,7 @@ class Options:
         init: first values of the last layer.
         generator: where random numbers come from.
         trainable: ``requires_grad`` of new parameters; None keeps that of the old ones.
+        kinds: for heads whose class a plugin rebuilds, how, by address.
     """
 
     hidden: tuple[int, ...] = ()
@@ -50,6 +52,7 @@ class Options:
     init: Init = "default"
     generator: torch.Generator | None = None
     trainable: bool | None = True
+    kinds: Mapping[str, HeadKind] = field(default_factory=dict)
 
     @property
     def deeper(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -22,6 +23,7 @@ from surgery.operations.idle import with_class_weights
 from surgery.operations.keep import Keep, Rows, check_old_names, resolve_keep
 from surgery.operations.plan import Outcome, Plan, Step
 from surgery.operations.probing import check_single, output_changes, probe_sizes
+from surgery.operations.rebuild import head_kinds, rebuilt_step
 from surgery.operations.simulate import outputs_after
 from surgery.operations.size import growth
 from surgery.operations.values import Init, check_generator, check_init, check_trainable
@@ -106,8 +108,10 @@ def replace_head(
         known = survey(model, example, registry=registry)
         chosen = [(h, n) for h, n in choose(known.heads, heads, number, "replace_head") if n]
         inner = tree.unwrap(model)
-        rows = _rows(inner, known, chosen, keep, names, old_classes, options)
-        return _plan(inner, known, chosen, names, options, rows)
+        kinds = head_kinds(inner, (head for head, _ in chosen), registry)
+        making = dataclasses.replace(options, kinds=kinds)
+        rows = _rows(inner, known, chosen, keep, names, old_classes, making)
+        return _plan(inner, known, chosen, names, making, rows)
 
     return operate(model, planned, dry_run=dry_run, generator=generator)
 
@@ -165,6 +169,15 @@ def _rows(
             expected="keep without hidden and dropout",
             found=f"hidden={options.hidden}, dropout={options.dropout}",
             fix="leave keep out, or hidden and dropout",
+        )
+    if options.kinds:
+        shown = ", ".join(repr(kind.name) for kind in options.kinds.values())
+        raise ArgumentError(
+            "a plugin rebuilds this head, and does not say which of its tensors belong to a class",
+            where="keep",
+            expected="a head that the graph alone can change",
+            found=f"head kind {shown}",
+            fix="leave keep out, or registry=Registry.of()",
         )
     given = None if old_classes is None else check_old_names(old_classes)
     found: dict[str, Rows] = {}
@@ -231,9 +244,13 @@ def _steps(
     for head, size in chosen:
         tensors = items[head.address]
         steps: list[Step] = []
+        kind = options.kinds.get(head.address)
         if options.deeper:
             steps, remarked = deeper_steps(model, head, size, options, real=real)
             remarks += remarked
+        elif kind is not None:
+            steps = [rebuilt_step(model, head, size, kind, options.trainable, real=real)]
+        if options.deeper or kind is not None:
             tensors = tuple(item for item in tensors if item.part == "behind")
         fresh = tuple(item for item in tensors if item.addresses not in found)
         kept = rows.get(head.address)
