@@ -110,7 +110,7 @@ def staying_facts(
     for fact in facts:
         new, reason = _decided(model, fact, heads, everything)
         if new is None and reason:
-            yield f"{fact.address} says {fact.classes} and stays: {reason}"
+            yield f"{fact.address} says {fact.classes} and {reason}"
 
 
 def _decided(
@@ -129,9 +129,9 @@ def _decided(
         return None, ""
     if len(numbers) > 1:
         names = ", ".join(head.address or "(the model itself)" for head in concerned or alike)
-        return None, f"it may be about any of {names}, which are no longer alike"
+        return None, f"stays: it may be about any of {names}, which are no longer alike"
     if _is_read_only(model, fact):
-        return None, "the model computes it, and it cannot be set"
+        return None, "cannot be set: it follows only if the model computes it from the head"
     return numbers.pop(), ""
 
 
