@@ -148,10 +148,25 @@ def _contraction(graph: Graph, node: Node, name: str) -> Mixing | None:
     axis = len(out) - 1 if weight_second else len(out) - 2
     if len(out) == 1:
         axis = 0
-    if len(out) == 3 and out[axis] == 1 and shape[0] > 1 and graph.spec(weight).shape[0] == out[0]:
+    batched = len(out) == 3 and out[axis] == 1 and 1 < shape[0] == out[0]
+    if batched and not _is_repeated(graph, weight):
         # One weight vector for each entry of the batch of matrices: that is the feature axis.
         axis = 0
     return Mixing(node.index, weight, Ref(node.index), axis, out[axis], in_features)
+
+
+def _is_repeated(graph: Graph, ref: Ref) -> bool:
+    """Whether the first axis of an operand is one matrix over and over, as matmul expands it."""
+    node = graph.nodes[ref.node]
+    while packet(node.operation) in ("view", "_unsafe_view", "expand") and node.inputs:
+        before = graph.spec(node.inputs[0]).shape
+        after = node.outputs[0].shape
+        if packet(node.operation) == "expand":
+            return len(before) < len(after) or before[0] < after[0]
+        if before != after:
+            return False
+        node = graph.nodes[node.inputs[0].node]
+    return False
 
 
 def _convolution(graph: Graph, node: Node, weight: Ref) -> Mixing | None:

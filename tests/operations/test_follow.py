@@ -15,7 +15,7 @@ from surgery.families.registry import Registry
 from surgery.operations.follow import multiple_of, per_class_tensors
 from surgery.survey import Survey, survey
 from tests.hostile import Headed, Pair, conv, images, mlp, random, vectors
-from tests.strategies import HOSTILE, Classifier, Hostile, classifiers
+from tests.strategies import HOSTILE, Classifier, First, Hostile, classifiers
 
 NO_PLUGINS = Registry.of()
 twins = pytest.mark.parametrize(
@@ -266,3 +266,19 @@ def test_an_output_over_pairs_of_classes_is_refused_while_planning() -> None:
     with pytest.raises(PlanError, match="not explained") as raised:
         surgery.replace_head(Squared(), 7, heads="fc", example=vectors()())
     assert raised.value.where == "output[1] (eval)"
+
+
+@pytest.mark.parametrize("classes", [1, 2, 3])
+@pytest.mark.parametrize("batch", [2, 3])
+def test_a_matrix_repeated_for_each_of_the_batch_has_no_axis_for_the_batch(
+    classes: int, batch: int
+) -> None:
+    """What torch makes of a normed layer behind a recurrent one."""
+    head = nn.utils.parametrizations.weight_norm(nn.Linear(4, classes))
+    layers = nn.Embedding(11, 4), First(nn.LSTM(4, 4, batch_first=True)), head
+    model = nn.Sequential(*layers)
+    example = torch.ones(batch, 6, dtype=torch.long)
+    [found] = look(model, example).heads
+    assert (found.num_classes, found.class_axis) == (classes, 2)
+    surgery.replace_head(model, 7, heads="2", example=example)
+    assert model(example).shape == (batch, 6, 7)
