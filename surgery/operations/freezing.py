@@ -85,7 +85,7 @@ def freeze(
         patterns = early if patterns == "*" else (*early, *listed(patterns))
     kept = select(model, except_, "except_", example=example, registry=registry)
     chosen = select(model, patterns, "patterns", example=example, registry=registry) - kept
-    steps = list(_flags(model, chosen, trainable=False))
+    steps = list(_flags(model, chosen, kept, trainable=False))
     if norm == "eval":
         steps += _still(model, chosen, kept)
     return _carried_out(model, f"freeze({_shown(patterns)})", steps, dry_run)
@@ -126,7 +126,7 @@ def unfreeze(
     tree.check_model(model)
     tree.check_changeable(model)
     chosen = select(model, patterns, "patterns", example=example, registry=registry)
-    steps = [*_flags(model, chosen, trainable=True), *_moving(model, chosen)]
+    steps = [*_flags(model, chosen, frozenset(), trainable=True), *_moving(model, chosen)]
     return _carried_out(model, f"unfreeze({_shown(patterns)})", steps, dry_run)
 
 
@@ -136,10 +136,14 @@ def _carried_out(model: nn.Module, title: str, steps: list[Step], dry_run: bool)
     return Outcome(model, plan) if dry_run else apply(model, plan)
 
 
-def _flags(model: nn.Module, chosen: frozenset[str], *, trainable: bool) -> Iterator[Step]:
+def _flags(
+    model: nn.Module, chosen: frozenset[str], kept: frozenset[str], *, trainable: bool
+) -> Iterator[Step]:
     words = ("frozen", "trainable") if trainable else ("trainable", "frozen")
     for entry in tree.index(model).of_kind("parameter"):
-        if not chosen.intersection(entry.addresses) or entry.tensor.requires_grad is trainable:
+        # A shared parameter is left alone where one of its addresses is to be.
+        wanted = chosen.intersection(entry.addresses) and kept.isdisjoint(entry.addresses)
+        if not wanted or entry.tensor.requires_grad is trainable:
             continue
         if is_floating(entry.tensor.dtype):
             yield Step("flag", entry.addresses, *words, trainable)

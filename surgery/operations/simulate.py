@@ -94,7 +94,8 @@ def rehearse(model: nn.Module, steps: tuple[Step, ...]) -> None:
         skeleton = build_skeleton(model).model
         writes = makers(skeleton, steps, _stand_in(skeleton))
         for step, maker in zip(steps, writes, strict=True):
-            _check_flag(model, step)
+            if step.kind == "flag":
+                _check_flag(model, step)
             try:
                 Journal().perform([maker])
             except Exception as error:
@@ -108,12 +109,11 @@ def rehearse(model: nn.Module, steps: tuple[Step, ...]) -> None:
 
 
 def _check_flag(model: nn.Module, step: Step) -> None:
-    if step.kind != "flag" or not step.new:
-        return
+    """Refuse a flag of an inference tensor, which torch lets nobody turn on (again)."""
     tensor = tree.get(model, step.address)
     if isinstance(tensor, torch.Tensor) and tensor.is_inference():
         raise PlanError(
-            "a tensor made in inference mode never trains",
+            "a tensor made in inference mode never trains, and its flag stays as it is",
             where=step.address,
             expected="a parameter made outside torch.inference_mode",
             found="an inference tensor",
