@@ -134,6 +134,8 @@ class Check:
 class Outcome(Shown):
     """What an operation did.
 
+    A deep or unpickled copy shows all of it, and cannot be undone.
+
     Attributes:
         model: the same model object, or a new one where the root itself was replaced.
         plan: what was planned, and then done.
@@ -167,7 +169,8 @@ class Outcome(Shown):
 
         Raises:
             UndoError: it was a dry run, was undone or committed already, a later operation
-                stands on this one (undo that first), or a replaced part was replaced since.
+                stands on this one (undo that first), a replaced part was replaced since, or this
+                is a copy of the outcome.
         """
         from surgery.operations.undoing import undo
 

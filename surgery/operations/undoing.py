@@ -20,6 +20,8 @@ from surgery.operations.writes import member
 
 Installed: TypeAlias = Mapping[str, Placement]
 
+_COPY = "it is a copy, and only the operation itself can be taken back"
+
 
 @dataclass(eq=False)
 class Operated:
@@ -65,6 +67,14 @@ class Operated:
             self.release("it was committed")
             self.old.clear()
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # What to undo is tied to the very objects of the model: a copy or a pickle has others.
+        return _released, (self.over or _COPY,)
+
+
+def _released(reason: str) -> Operated:
+    return Operated(over=reason)
+
 
 def undo(outcome: Outcome) -> nn.Module:
     """Take an operation back, all of it or nothing; see ``Outcome.undo``."""
@@ -108,6 +118,14 @@ def _undoable(outcome: Outcome) -> Operated:
             "there is nothing to undo: this was a dry run",
             where=title,
             fix="call the verb without dry_run=True to carry the plan out",
+        )
+    if operated.over == _COPY:
+        raise UndoError(
+            "a copy cannot be undone: what it would put back belongs to the original model",
+            where=title,
+            expected="the outcome that the verb returned",
+            found="a copied or unpickled outcome",
+            fix="call undo() on the outcome that the verb returned",
         )
     if operated.over:
         raise UndoError(
