@@ -56,7 +56,8 @@ class Head(Shown):
             torch), ``parameter``, or ``computed`` (a weight that several layers make).
         in_features: size of the features each class is computed from.
         num_classes: how many classes it makes.
-        role: ``main``, ``aux`` (made in train mode only, or named so), or a family's word.
+        role: ``main``, ``aux`` (makes nothing in eval mode where another head does, or is named
+            so), or a family's word.
         outputs: the outputs it makes.
         weights: for each parameter of its weight, all addresses.
         tied_to: where else its weight is used.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -25,6 +26,9 @@ from surgery.recording import resolve_example
 
 # More mixing operations than this behind one output, the first feeding the last, is a stream.
 _STREAM = 32
+
+# A part of an output's path that says auxiliary: aux, aux_logits, aux1, logits_aux, auxLogits.
+_AUXILIARY = re.compile(r"(?:(?<![A-Za-z])[Aa][Uu][Xx]|(?<=[a-z0-9])Aux)(?:iliary)?(?![a-z])")
 
 
 @dataclass(frozen=True)
@@ -98,7 +102,8 @@ def survey(model: nn.Module, example: Any = None, *, registry: Registry | None =
             for site in sites:
                 owner = owner_of(index, graph, site.mixing)
                 found.setdefault(owner.address, []).append((owner, site))
-    heads = [_head(places, facts, claims) for places in found.values()]
+    in_eval = any(site.mode == "eval" for places in found.values() for _, site in places)
+    heads = [_head(places, facts, claims, in_eval) for places in found.values()]
     heads = _checked(index, registry, heads)
     sites_by_head = {head.address: tuple(site for _, site in found[head.address]) for head in heads}
     said = list(dict.fromkeys(endings.values())) or ["no output holds a tensor"]
@@ -195,6 +200,7 @@ def _head(
     places: list[tuple[Owner, Site]],
     facts: Iterable[Fact],
     claims: Iterable[tuple[str, HeadClaim, str]],
+    in_eval: bool,
 ) -> Head:
     owner, first = places[0]
     sites = [site for _, site in places]
@@ -207,7 +213,9 @@ def _head(
     evidence = [
         Evidence("graph", f"the last layer to mix features on the way to {first.leaf.path}")
     ]
-    role: HeadRole = "aux" if all(_is_auxiliary(site, sites) for site in sites) else "main"
+    only_training = in_eval and all(site.mode == "train" for site in sites)
+    named = all(_AUXILIARY.search(site.leaf.path) for site in sites)
+    role: HeadRole = "aux" if only_training or named else "main"
     for address, claim, family in claims:
         if claim.role != "coupled" and _covers(address, owner):
             evidence.append(Evidence("family", f"family {family!r} says so of {address!r}"))
@@ -241,11 +249,6 @@ def _concerns(fact: Fact, owner: Owner) -> bool:
         fact.module in ("", address) or address.startswith(f"{fact.module}.")
         for address in owner.addresses
     )
-
-
-def _is_auxiliary(site: Site, sites: list[Site]) -> bool:
-    only_training = all(other.mode == "train" for other in sites)
-    return only_training or "aux" in site.leaf.path.lower()
 
 
 def _checked(index: tree.Index, registry: Registry, heads: list[Head]) -> list[Head]:
