@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -120,6 +120,7 @@ def tensor_steps(
             if rows and item.part != "vector":
                 _check_own_entries(item)
                 carry_rows(old, new, item.axis, rows)
+            filling.remarks += _lost_hooks(item, old)
         steps.append(_step(item, old, new, options.trainable))
     return steps, filling.remarks
 
@@ -146,6 +147,12 @@ def _check_drawable(item: PerClass, old: torch.Tensor, head: Head) -> None:
         fix=f"make it a floating-point layer first: surgery.replace(model, {{{head.address!r}: "
         f"torch.nn.Linear({head.in_features}, {head.num_classes})}})",
     )
+
+
+def _lost_hooks(item: PerClass, old: torch.Tensor) -> Iterator[str]:
+    """Hooks on a gradient are about the old entries."""
+    if old._backward_hooks or getattr(old, "_post_accumulate_grad_hooks", None):
+        yield f"the hooks on the gradient of {item.addresses[0]} stay with the old tensor"
 
 
 def _step(item: PerClass, old: torch.Tensor, new: torch.Tensor, trainable: bool | None) -> Step:

@@ -81,6 +81,7 @@ def _of_site(graph: Graph, site: Site, head: Head) -> Iterator[PerClass]:
             yield from _sources(graph, ref, len(shape) - 1, "bias")
     for meeting in site.track.meetings:
         if not meeting.contracted:
+            _check_pairs(graph, meeting, site)
             own = _is_own_bias(graph, meeting, head)
             part: Part = "bias" if own else "behind"
             yield from _sources(graph, meeting.operand, meeting.axis, part)
@@ -94,6 +95,32 @@ def _is_own_bias(graph: Graph, meeting: Meeting, head: Head) -> bool:
     layers = {address.rpartition(".")[0] for address in source.addresses}
     added = packet(graph.nodes[meeting.node].operation) in _ADDITIONS
     return source.role == "parameter" and added and not layers.isdisjoint(head.addresses)
+
+
+def _check_pairs(graph: Graph, meeting: Meeting, site: Site) -> None:
+    """Refuse a matrix over pairs of classes: another of its axes is as long, and all its own.
+
+    Raises:
+        PlanError: only one of the two axes could follow.
+    """
+    shape, out = graph.spec(meeting.operand).shape, graph.nodes[meeting.node].outputs[0].shape
+    data = [ref for ref in graph.nodes[meeting.node].inputs if ref in site.track.axes]
+    for axis, size in enumerate(shape):
+        if axis == meeting.axis or size != shape[meeting.axis] or len(out) < len(shape):
+            continue
+        for ref in data:
+            given = graph.spec(ref).shape
+            place = axis + len(given) - len(shape)
+            if place < 0 or given[place] == 1:
+                sources = weight_sources(graph, meeting.operand)
+                raise PlanError(
+                    "this seems to hold something for every pair of classes, and only one of its "
+                    "axes would follow",
+                    where=", ".join(s.addresses[0] for s in sources) or "a tensor made in forward",
+                    expected=f"one axis of {size}, for the classes",
+                    found=str(graph.spec(meeting.operand)),
+                    fix="surgery.replace(model, {address: module}) for the layer that holds it",
+                )
 
 
 def multiple_of(survey: Survey, head: Head) -> int:

@@ -16,16 +16,18 @@ from surgery.heads import Head
 from surgery.operations.agree import fact_steps, known_names, layer_steps, staying_facts
 from surgery.operations.apply import operate
 from surgery.operations.choose import Names, Wanted, check_classes, choose
+from surgery.operations.coupled import class_tables
 from surgery.operations.deeper import check_depth, deeper_steps
 from surgery.operations.entries import Options, tensor_steps
 from surgery.operations.follow import PerClass, multiple_of, per_class_tensors
-from surgery.operations.idle import with_class_weights
+from surgery.operations.idle import idle_notes, with_class_weights
 from surgery.operations.keep import Keep, Rows, check_old_names, resolve_keep
-from surgery.operations.plan import Outcome, Plan, Step
-from surgery.operations.probing import check_single, output_changes, probe_sizes
+from surgery.operations.plan import Outcome, OutputChange, Plan, Step
+from surgery.operations.probing import are_few, check_few, output_changes, probe_sizes
 from surgery.operations.rebuild import head_kinds, rebuilt_step
 from surgery.operations.simulate import outputs_after
 from surgery.operations.size import growth
+from surgery.operations.unnamed import count_step, with_unnamed_counts
 from surgery.operations.values import Init, check_generator, check_init, check_trainable
 from surgery.survey import Survey, survey
 
@@ -129,15 +131,25 @@ def _plan(
         tree.check_changeable(model, head.address)
     items = {head.address: per_class_tensors(known, head) for head, _ in chosen}
     items = with_class_weights(model, known, chosen, items)
+    tables = class_tables(known, chosen)
     trial = probe_sizes(known, chosen, items)
     probed, _ = _steps(model, known, trial, items, None, options, {}, real=False)
-    after = outputs_after(model, probed, known.example, known.graphs)
-    outputs = output_changes(known, chosen, trial, after)
+
+    def tried(steps: tuple[Step, ...]) -> tuple[OutputChange, ...]:
+        after = outputs_after(model, steps, known.example, known.graphs)
+        return tuple(output_changes(known, chosen, trial, after))
+
+    outputs, unnamed = with_unnamed_counts(model, trial, probed, tried)
     # Parameters made in inference mode could never be trained.
     with torch.inference_mode(False):
         steps, remarks = _steps(model, known, chosen, items, names, options, rows, real=True)
-    if any(size == 1 for _, size in chosen):
-        check_single(outputs, outputs_after(model, steps, known.example, known.graphs))
+    asked = {head.address: size for head, size in chosen}
+    for place, address in unnamed.items():
+        steps = (*steps, count_step(model, place, asked[address]))
+        remarks.append(f"{tree.join(*place)} is a number of classes: without it nothing runs")
+    if are_few(known, chosen):
+        check_few(outputs, outputs_after(model, steps, known.example, known.graphs))
+    idle = idle_notes(model, known, chosen, items)
     sizes = ", ".join(f"{head.address!r}: {size}" for head, size in chosen)
     return Plan(
         f"replace_head({sizes})",
@@ -145,7 +157,7 @@ def _plan(
         outputs,
         growth(model, steps),
         probes={head.address: size for head, size in trial},
-        notes=_notes(model, known, chosen, names, remarks),
+        notes=_notes(model, known, chosen, names, (*remarks, *tables, *idle)),
         example=known.example,
     )
 
@@ -306,7 +318,7 @@ def _notes(
     known: Survey,
     chosen: list[tuple[Head, int]],
     names: tuple[str, ...] | None,
-    remarks: list[str],
+    remarks: Sequence[str],
 ) -> tuple[str, ...]:
     notes = [*known.blind_spots, *dict.fromkeys(remarks)]
     taken = {head.address for head, _ in chosen}

@@ -14,6 +14,7 @@ from torch import nn
 from torch.nn.modules.loss import _Loss
 
 from surgery import tree
+from surgery.graph.graph import Spec
 from surgery.heads import Head
 from surgery.operations.follow import PerClass
 from surgery.survey import Survey
@@ -46,6 +47,31 @@ def with_class_weights(
         if len({new.get(other.address) for other in alike}) == 1:
             found[head.address] += tuple(_idle(model, head.num_classes, seen))
     return found
+
+
+def idle_notes(
+    model: nn.Module,
+    known: Survey,
+    chosen: list[tuple[Head, int]],
+    items: Mapping[str, tuple[PerClass, ...]],
+) -> Iterator[str]:
+    """Say which tensors no recording saw, that have the old number of classes and stay.
+
+    They belong to what runs elsewhere: the transitions of a decoder, the weights of a loss.
+    """
+    seen = {a for graph in known.graphs.values() for node in graph.nodes for a in node.addresses}
+    moved = {head.num_classes for head, size in chosen if size != head.num_classes}
+    seen |= {a for followed in items.values() for item in followed for a in item.addresses}
+    names: dict[int, str] = {}
+    for address, module in tree.walk(model):
+        for _, name, tensor in _held(module):
+            place = tree.join(address, name)
+            if place not in seen and moved.intersection(tensor.shape):
+                names.setdefault(id(tensor), f"{place} {Spec(tuple(tensor.shape), tensor.dtype)}")
+    listed = list(names.values())
+    if listed:
+        more = f" and {len(listed) - 3} more" if len(listed) > 3 else ""
+        yield f"forward does not use {', '.join(listed[:3])}{more}, which may be about the classes"
 
 
 def _idle(model: nn.Module, classes: int, seen: set[str]) -> Iterator[PerClass]:

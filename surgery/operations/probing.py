@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
 from surgery.errors import PlanError
+from surgery.graph.axes import packet
 from surgery.graph.graph import Spec
 from surgery.heads import Head
 from surgery.operations.follow import PerClass, multiple_of
@@ -129,8 +130,30 @@ def output_changes(
     return tuple(changes)
 
 
-def check_single(changes: Sequence[OutputChange], after: Mapping[str, Mapping[str, Any]]) -> None:
-    """Hold a plan for one class against what comes out then: an axis of one may be squeezed away.
+# What may work on many classes and not on few.
+_CHOOSING = frozenset(
+    {
+        *("topk", "kthvalue", "select", "slice", "narrow", "index", "index_select", "gather"),
+        *("split", "split_with_sizes", "unbind"),
+    }
+)
+
+
+def are_few(known: Survey, chosen: Sizes) -> bool:
+    """Whether so few classes could behave otherwise than the numbers that are tried."""
+    for head, size in chosen:
+        if size == 1:
+            return True
+        for site in known.sites[head.address] if size < head.num_classes else ():
+            graph = known.graphs[site.mode]
+            users = {user for ref in site.track.axes for user in graph.users[ref.node]}
+            if any(packet(graph.nodes[user].operation) in _CHOOSING for user in users):
+                return True
+    return False
+
+
+def check_few(changes: Sequence[OutputChange], after: Mapping[str, Mapping[str, Any]]) -> None:
+    """Hold a plan for few classes against what comes out then: one class may be squeezed away.
 
     Raises:
         PlanError: an output has another shape than with any other number of classes.
@@ -139,12 +162,11 @@ def check_single(changes: Sequence[OutputChange], after: Mapping[str, Mapping[st
         leaf = after[change.mode].get(change.path)
         if leaf is None or leaf.spec != change.after:
             raise PlanError(
-                "with a single class an output loses the class axis, as it does with no other "
-                "number",
+                "with so few classes an output has another form than with more",
                 where=f"{change.path} ({change.mode})",
                 expected=str(change.after),
                 found=str(getattr(leaf, "spec", "nothing")),
-                fix="surgery.replace_head(model, 2)",
+                fix="ask for more classes, or change forward",
             )
 
 

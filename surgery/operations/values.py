@@ -244,6 +244,14 @@ def is_mask(tensor: torch.Tensor) -> bool:
     return not tensor.is_meta and bool(((tensor == 0) | (tensor == 1)).all())
 
 
+def _is_plain_subclass(kind: type[nn.Parameter]) -> bool:
+    """Whether a class of parameters is one in name only, without behaviour of its own."""
+    return kind is not nn.Parameter and not any(
+        getattr(kind, name) is not getattr(nn.Parameter, name)
+        for name in ("__torch_dispatch__", "__torch_function__", "__new__")
+    )
+
+
 def parameter_like(old: torch.Tensor, new: torch.Tensor, trainable: bool | None) -> torch.Tensor:
     """Wrap a new tensor as what the old one was; ``trainable`` None keeps the old flag."""
     if not isinstance(old, nn.Parameter):
@@ -251,5 +259,7 @@ def parameter_like(old: torch.Tensor, new: torch.Tensor, trainable: bool | None)
     floating = new.dtype.is_floating_point or new.dtype.is_complex
     asked = old.requires_grad if trainable is None else trainable
     parameter = nn.Parameter(new, requires_grad=asked and floating)
+    if _is_plain_subclass(type(old)):
+        parameter = torch.Tensor._make_subclass(type(old), new, asked and floating)
     parameter.__dict__.update(old.__dict__)
     return parameter
