@@ -69,6 +69,12 @@ def is_pointwise(name: str) -> bool:
     return torch.Tag.pointwise in tags or packet(name) in _UNTAGGED
 
 
+def is_known(name: str) -> bool:
+    """Whether what an operation does to an axis is known, and not guessed from shapes."""
+    known = name.startswith("surgery.") or is_pointwise(name)
+    return known or packet(name) in _RULES or packet(name) in CONTRACTIONS
+
+
 def packet(name: str) -> str:
     """The operator's name without namespace and overload: ``aten.add.Tensor`` is ``add``."""
     parts = name.split(".")

@@ -22,12 +22,14 @@ from surgery.operations.entries import Options, tensor_steps
 from surgery.operations.follow import PerClass, multiple_of, per_class_tensors
 from surgery.operations.idle import idle_notes, with_class_weights
 from surgery.operations.keep import Keep, Rows, check_old_names, resolve_keep
+from surgery.operations.observers import check_observers
 from surgery.operations.plan import Outcome, OutputChange, Plan, Step
 from surgery.operations.probing import are_few, check_few, output_changes, probe_sizes
 from surgery.operations.rebuild import head_kinds, rebuilt_step
 from surgery.operations.simulate import outputs_after
 from surgery.operations.size import growth
 from surgery.operations.unnamed import count_step, with_unnamed_counts
+from surgery.operations.unseen import check_unseen
 from surgery.operations.values import Init, check_generator, check_init, check_trainable
 from surgery.survey import Survey, survey
 
@@ -129,7 +131,11 @@ def _plan(
     for head, size in chosen:
         _check_replaceable(model, known, head, size)
         tree.check_changeable(model, head.address)
+    check_unseen(model, known, chosen)
     items = {head.address: per_class_tensors(known, head) for head, _ in chosen}
+    for head, _ in chosen:
+        if not options.deeper and head.address not in options.kinds:
+            check_observers(known, head, items[head.address])
     items = with_class_weights(model, known, chosen, items)
     tables = class_tables(known, chosen)
     trial = probe_sizes(known, chosen, items)
