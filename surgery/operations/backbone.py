@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import inspect
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from torch import nn
 
 from surgery import tree
-from surgery.errors import PlanError
+from surgery.errors import PlanError, RecordError
 from surgery.families.registry import Registry
+from surgery.graph.example import Example
 from surgery.heads import Head
 from surgery.operations.agree import fact_steps, staying_facts
 from surgery.operations.apply import operate
 from surgery.operations.carry import check_carry
 from surgery.operations.choose import Wanted, choose
-from surgery.operations.follow import per_class_tensors
+from surgery.operations.follow import PerClass, per_class_tensors
 from surgery.operations.plan import Outcome, OutputChange, Plan, Step
 from surgery.operations.simulate import outputs_after
 from surgery.operations.size import growth
 from surgery.survey import Survey, survey
+
+_LABELS = ("labels", "label", "targets", "target")
 
 
 def remove_head(
@@ -78,7 +82,7 @@ def _plan(model: nn.Module, known: Survey, chosen: list[Head]) -> Plan:
     gone = [(head, 0) for head in chosen]
     if not any(step.kind == "root" for step in steps):
         steps += fact_steps(model, known.facts, gone, known.heads, None)
-    after = outputs_after(model, tuple(steps), known.example, known.graphs)
+    after = _after(model, tuple(steps), known)
     return Plan(
         f"remove_head({', '.join(repr(head.address) for head in chosen)})",
         tuple(steps),
@@ -89,6 +93,30 @@ def _plan(model: nn.Module, known: Survey, chosen: list[Head]) -> Plan:
         notes=(*known.blind_spots, *staying_facts(model, known.facts, gone, known.heads)),
         example=known.example,
     )
+
+
+def _after(
+    model: nn.Module, steps: tuple[Step, ...], known: Survey
+) -> dict[str, Mapping[str, Any]]:
+    try:
+        return dict(outputs_after(model, steps, known.example, known.graphs))
+    except PlanError as error:
+        labels = _labels(known.example)
+        if not labels or not isinstance(error.__cause__, RecordError):
+            raise
+        raise PlanError(
+            error.what,
+            where=error.where,
+            expected="no loss: features have no classes that labels could name",
+            found=f"an example with {', '.join(labels)}",
+            fix=f"pass the example without {' and '.join(labels)}",
+        ) from error
+
+
+def _labels(example: Example) -> list[str]:
+    """The arguments of an example that are labels by their names."""
+    forms = [form for form in (example, example.train) if form is not None]
+    return list(dict.fromkeys(n for form in forms for n in form.kwargs if n in _LABELS))
 
 
 def _feature_size(heads: list[Head]) -> int | None:
@@ -109,20 +137,58 @@ def _step(model: nn.Module, known: Survey, head: Head) -> Step:
         )
     behind = [item for item in per_class_tensors(known, head) if item.part == "behind"]
     if behind:
-        owners = dict.fromkeys(tree.split(item.addresses[0])[0] for item in behind)
-        layers = ", ".join(f"{owner!r}: torch.nn.Identity()" for owner in owners)
         raise PlanError(
             "behind this head stands something with one entry a class, which features do not fit",
             where=", ".join(item.addresses[0] for item in behind),
             expected="nothing behind the head that depends on the number of classes",
             found=f"{len(behind)} tensors of {head.num_classes} entries",
-            fix=f"take those layers out first: surgery.replace(model, {{{layers}}})",
+            fix=_remedy(model, head, behind, _labels(known.example)),
         )
     identity = nn.Identity()
     check_carry(layer, identity, head.address)
     kind = "root" if head.address == "" else "module"
     before = f"{type(layer).__name__} ({head.in_features} -> {head.num_classes})"
     return Step(kind, head.addresses, before, "Identity", identity)  # type: ignore[arg-type]
+
+
+def _remedy(model: nn.Module, head: Head, behind: Iterable[PerClass], labels: Iterable[str]) -> str:
+    """What to do about tensors behind a head: only what leaves the rest of the model whole."""
+    owners: dict[str, set[str]] = {}
+    for item in behind:
+        for address in item.addresses:
+            owner, _, _ = address.partition(".parametrizations.")
+            owner = tree.split(address)[0] if owner == address else owner
+            owners.setdefault(owner, set()).add(address)
+    if all(_is_removable(model, head, owner, own) for owner, own in owners.items()):
+        layers = ", ".join(f"{owner!r}: torch.nn.Identity()" for owner in owners)
+        return f"take those layers out first: surgery.replace(model, {{{layers}}})"
+    names = ", ".join(address for own in owners.values() for address in sorted(own))
+    first = f"pass the example without {' and '.join(labels)}, or " if labels else ""
+    return f"{first}make forward return the features, before {names} come in"
+
+
+def _is_removable(model: nn.Module, head: Head, owner: str, own: set[str]) -> bool:
+    """Whether an identity can stand in for a module: it does nothing but what is in the way."""
+    if any(owner in ("", a) or a.startswith(f"{owner}.") for a in head.addresses):
+        return False
+    module = tree.get_module(model, owner)
+    others = any(name != "parametrizations" for name, _ in module.named_children())
+    held = {tree.join(owner, name) for name, _ in module.named_parameters(remove_duplicate=False)}
+    return not others and held <= own and _takes_one_input(module)
+
+
+def _takes_one_input(module: nn.Module) -> bool:
+    """Whether forward takes one argument, as an identity does; a loss takes two."""
+    try:
+        taken = list(inspect.signature(module.forward).parameters.values())
+    except (TypeError, ValueError):
+        return False
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return (
+        len(taken) > 0
+        and taken[0].kind in kinds
+        and all(p.default is not p.empty for p in taken[1:])
+    )
 
 
 def _changes(

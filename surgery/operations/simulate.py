@@ -47,7 +47,7 @@ def outputs_after(
 
     def edit(skeleton: nn.Module) -> None:
         if root is None:
-            Journal().perform(makers(skeleton, steps, _stand_in(skeleton)))
+            _perform(model, skeleton, steps)
         else:
             # The hooks of the old root pass to the new one; the mode is that of the recording.
             writes = carry_writes(tree.unwrap(model), skeleton)
@@ -92,20 +92,26 @@ def rehearse(model: nn.Module, steps: tuple[Step, ...]) -> None:
         tree.check_changeable(model, address)
     with quiet():
         skeleton = build_skeleton(model).model
-        writes = makers(skeleton, steps, _stand_in(skeleton))
-        for step, maker in zip(steps, writes, strict=True):
+        for step in steps:
             if step.kind == "flag":
                 _check_flag(model, step)
-            try:
-                Journal().perform([maker])
-            except Exception as error:
-                raise PlanError(
-                    f"this cannot be set: {type(error).__name__}: {error}",
-                    where=step.address or "(the model itself)",
-                    expected=f"{step.before} -> {step.after}",
-                    found=tree.class_name(type(tree.get_module(model, step.module))),
-                    fix="change the class so that it can be set, or leave this part out",
-                ) from error
+        _perform(model, skeleton, steps)
+
+
+def _perform(model: nn.Module, skeleton: nn.Module, steps: tuple[Step, ...]) -> None:
+    """Carry out steps on a skeleton; what refuses to be set is named."""
+    writes = makers(skeleton, steps, _stand_in(skeleton))
+    for step, maker in zip(steps, writes, strict=True):
+        try:
+            Journal().perform([maker])
+        except Exception as error:
+            raise PlanError(
+                f"this cannot be set: {type(error).__name__}: {error}",
+                where=step.address or "(the model itself)",
+                expected=f"{step.before} -> {step.after}",
+                found=tree.class_name(type(tree.get_module(model, step.module))),
+                fix="change the class so that it can be set, or leave this part out",
+            ) from error
 
 
 def _check_flag(model: nn.Module, step: Step) -> None:
