@@ -96,18 +96,22 @@ class Heads(Shown, tuple[Head, ...]):
 
     Attributes:
         ending: what the graph shows behind each output; the answer where there is no head.
+        branches: why several of them may be branches of a trunk; empty where nothing says so.
     """
 
     ending: str
+    branches: str
 
-    def __new__(cls, heads: tuple[Head, ...] = (), ending: str = "") -> Heads:
+    def __new__(cls, heads: tuple[Head, ...] = (), ending: str = "", branches: str = "") -> Heads:
         """Make the tuple."""
         made = super().__new__(cls, heads)
         made.ending = ending
+        made.branches = branches
         return made
 
-    def __getnewargs__(self) -> tuple[tuple[Head, ...], str]:
-        return tuple(self), self.ending
+    def __getnewargs__(self) -> tuple[tuple[Head, ...], str, str]:
+        return tuple(self), self.ending, self.branches
 
     def __repr__(self) -> str:
-        return f"Heads({tuple(self)!r}, ending={self.ending!r})"
+        shown = f", branches={self.branches!r}" if self.branches else ""
+        return f"Heads({tuple(self)!r}, ending={self.ending!r}{shown})"

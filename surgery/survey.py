@@ -15,9 +15,9 @@ from surgery.facts import Fact, find_facts
 from surgery.families.family import HeadClaim, HeadRole, contradicted
 from surgery.families.registry import Registry, default_registry
 from surgery.findings import Evidence, Head, HeadOutput, Heads
-from surgery.graph.axes import Track, follow
+from surgery.graph.axes import Track, follow, packet
 from surgery.graph.example import Example
-from surgery.graph.graph import Graph, Leaf
+from surgery.graph.graph import Graph, Leaf, Node
 from surgery.graph.record import record_graph
 from surgery.graph.skeleton import is_floating
 from surgery.graph.walk import Mixing, ancestors, feeding, frontier, weight_sources
@@ -26,6 +26,18 @@ from surgery.recording import resolve_example
 
 # More mixing operations than this behind one output, the first feeding the last, is a stream.
 _STREAM = 32
+
+# What shapes features, and has no place between class scores and where they are joined.
+_SHAPING = frozenset(
+    {
+        *("relu", "relu6", "leaky_relu", "rrelu", "rrelu_with_noise", "elu", "celu", "selu"),
+        *("gelu", "silu", "mish", "hardswish", "hardtanh", "threshold", "_prelu_kernel", "prelu"),
+        *("batch_norm", "native_batch_norm", "cudnn_batch_norm", "miopen_batch_norm"),
+        *("_native_batch_norm_legit", "_native_batch_norm_legit_no_training"),
+        *("_batch_norm_with_update", "_batch_norm_no_update", "batch_norm_with_update"),
+        *("native_layer_norm", "native_group_norm", "_fused_rms_norm", "instance_norm"),
+    }
+)
 
 # A part of an output's path that says auxiliary: aux, aux_logits, aux1, logits_aux, auxLogits.
 _AUXILIARY = re.compile(r"(?:(?<![A-Za-z])[Aa][Uu][Xx]|(?<=[a-z0-9])Aux)(?:iliary)?(?![a-z])")
@@ -110,8 +122,9 @@ def survey(model: nn.Module, example: Any = None, *, registry: Registry | None =
     family = registry.claim(index.root)
     if family is not None and family.headless:
         said.insert(0, f"family {family.name!r} says that nothing in it makes classes")
-    text = "; ".join(said)
-    return Survey(resolved, graphs, Heads(tuple(heads), text), sites_by_head, facts, tuple(spots))
+    joined = _branches(graphs, sites_by_head)
+    listed = Heads(tuple(heads), "; ".join(said), joined)
+    return Survey(resolved, graphs, listed, sites_by_head, facts, tuple(spots))
 
 
 def _record_both(model: nn.Module, example: Example) -> tuple[dict[str, Graph], list[str]]:
@@ -165,6 +178,42 @@ def _whole(leaf: Leaf, sites: list[Site]) -> list[Site]:
     if len(axes) == 1 and sum(site.mixing.features for site in parts) == size[axes.pop()]:
         return parts
     return parts if len(parts) == 1 else []
+
+
+def _branches(graphs: Mapping[str, Graph], places: Mapping[str, tuple[Site, ...]]) -> str:
+    """Where several heads make one output and features are shaped behind them: in words.
+
+    So the branches of a trunk end, each in its normalisation, or together in a nonlinearity;
+    heads whose answers are added or joined do not.
+    """
+    behind: dict[tuple[str, str], dict[str, list[Site]]] = {}
+    for address, sites in places.items():
+        for site in sites:
+            by_head = behind.setdefault((site.mode, site.leaf.path), {})
+            by_head.setdefault(address, []).append(site)
+    for (mode, path), by_head in behind.items():
+        for address, sites in by_head.items() if len(by_head) > 1 else ():
+            for site in sites:
+                shaping = _shaping(graphs[mode], site)
+                if shaping is not None:
+                    return (
+                        f"{address} makes {path} together with others, and between them stands "
+                        f"{shaping.operation}, as in a trunk with several branches"
+                    )
+    return ""
+
+
+def _shaping(graph: Graph, site: Site) -> Node | None:
+    """The first normalisation or nonlinearity of features between a head and its output."""
+    if site.leaf.source is None:
+        return None
+    between = ancestors(graph, site.leaf.source.node) | {site.leaf.source.node}
+    for ref in sorted(site.track.axes):
+        node = graph.nodes[ref.node]
+        shapes = packet(node.operation).removesuffix("_") in _SHAPING
+        if shapes and node.index in between and node.index != site.mixing.node:
+            return node
+    return None
 
 
 def _is_stream(graph: Graph, first: Mixing, second: Mixing) -> bool:

@@ -120,7 +120,7 @@ def choose(
     """The heads to take, each with its new number of classes (None for ``remove_head``).
 
     All that are corroborated; else the candidates, if every output has the same number of
-    classes, with one warning; else the caller must say.
+    classes and none is made by the branches of a trunk, with one warning; else the caller must say.
 
     Raises:
         NoHeadError: the model makes no classes.
@@ -142,7 +142,7 @@ def choose(
         return [(head, num_classes) for head in certain]
     sizes = {output.size for head in heads for output in head.outputs}
     whole = all(output.size == head.num_classes for head in heads for output in head.outputs)
-    if len(sizes) > 1 or not whole:
+    if len(sizes) > 1 or not whole or heads.branches:
         raise _ambiguous(heads, verb)
     names = [head.address for head in heads]
     one = len(names) == 1
@@ -163,6 +163,8 @@ def _ambiguous(heads: Heads, verb: str) -> AmbiguousHeadError:
         f"makes {', '.join(output.path for output in head.outputs)}"
         for head in heads
     )
+    if heads.branches:
+        shown += f"\n{heads.branches}"
     first = heads[0]
     fix = f"surgery.{verb}(model, ..., heads={first.address!r})"
     if verb == "replace_head":
