@@ -130,8 +130,9 @@ def _decided(
     if len(numbers) > 1:
         names = ", ".join(head.address or "(the model itself)" for head in concerned or alike)
         return None, f"stays: it may be about any of {names}, which are no longer alike"
-    if _is_read_only(model, fact):
-        return None, "cannot be set: it follows only if the model computes it from the head"
+    obstacle = _obstacle(model, fact)
+    if obstacle:
+        return None, obstacle
     return numbers.pop(), ""
 
 
@@ -160,21 +161,46 @@ def _owner(model: nn.Module, fact: Fact) -> tuple[Any, str]:
     return owner, name
 
 
-def _is_read_only(model: nn.Module, fact: Fact) -> bool:
+def _obstacle(model: nn.Module, fact: Fact) -> str:
+    """Why a fact cannot be set, or empty."""
+    module = tree.get_module(model, fact.module)
+    first, _, rest = fact.path.partition(".")
     owner, name = _owner(model, fact)
+    if isinstance(owner, type) or (rest and first not in module.__dict__):
+        return "stays: it belongs to a class, which other models may share"
     declared = inspect.getattr_static(type(owner), name, None)
-    return isinstance(declared, property) and declared.fset is None
+    if isinstance(declared, property) and declared.fset is None:
+        return "cannot be set: it follows only if the model computes it from the head"
+    if isinstance(_value(owner, name), torch.Tensor):
+        return "stays: it is a tensor, which the model may compute with"
+    return ""
+
+
+def _value(owner: Any, name: str) -> Any:
+    held = members(owner)
+    return held[name] if name in held else getattr(owner, name)
 
 
 def _fact_step(model: nn.Module, fact: Fact, new: int, names: tuple[str, ...]) -> Step:
     owner, name = _owner(model, fact)
-    value = members(owner)[name] if name in members(owner) else getattr(owner, name)
+    value = _value(owner, name)
     if fact.kind == "count":
-        return _attribute(fact.module, fact.path, value, new)
+        return _attribute(fact.module, fact.path, value, _number(value, new))
     if fact.kind == "names":
         listed = tuple(names) if isinstance(value, tuple) else list(names)
         return _attribute(fact.module, fact.path, value, listed)
     return _attribute(fact.module, fact.path, value, _mapping(name, value, names))
+
+
+def _number(old: Any, new: int) -> Any:
+    """A number of the type that the old one has, where that type has it."""
+    if type(old) is int:
+        return new
+    try:
+        number = type(old)(new)
+    except (TypeError, ValueError, OverflowError):
+        return new
+    return number if number == new else new
 
 
 def _mapping(name: str, old: Mapping[Any, Any], names: tuple[str, ...]) -> dict[Any, Any]:
