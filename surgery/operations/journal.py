@@ -18,7 +18,7 @@ from torch import nn
 How: TypeAlias = Literal["attribute", "item"]
 
 _CONTAINERS = (dict, list, set)
-_DICTS = (dict, OrderedDict)
+_BASES = (OrderedDict, dict, list, set)
 
 # How often taking back starts again where it is interrupted (by Ctrl-C) before it moves on.
 _PATIENCE = 8
@@ -101,11 +101,10 @@ class Change:
 
 def get_entry(container: Any, key: Any) -> Any:
     """One entry of a dict or a list, one member of an object, one flag of a tensor."""
-    if isinstance(container, dict | list):
-        try:
-            return container[key]
-        except (KeyError, IndexError):
-            return MISSING
+    if isinstance(container, dict):
+        return dict.get(container, key, MISSING)
+    if isinstance(container, list):
+        return list.__getitem__(container, key) if key < len(container) else MISSING
     if key in _slots(type(container)) or isinstance(container, torch.Tensor):
         return getattr(container, key, MISSING)
     return getattr(container, "__dict__", {}).get(key, MISSING)
@@ -114,7 +113,7 @@ def get_entry(container: Any, key: Any) -> Any:
 def set_entry(container: Any, key: Any, value: Any) -> None:
     """Set what ``get_entry`` gives, past every ``__setattr__``; ``MISSING`` removes it."""
     if isinstance(container, list):
-        container[key] = value
+        list.__setitem__(container, key, value)
     elif isinstance(container, torch.Tensor):
         setattr(container, key, value)
     elif isinstance(container, dict):
@@ -129,29 +128,37 @@ def set_entry(container: Any, key: Any, value: Any) -> None:
 
 
 def _set_item(container: dict[Any, Any], key: Any, value: Any) -> None:
-    kind = _kind(container)
+    base = _base(container)
     if value is MISSING:
-        kind.pop(container, key, None)
+        base.pop(container, key, None)
     else:
-        kind.__setitem__(container, key, value)
+        base.__setitem__(container, key, value)
 
 
-def _kind(container: dict[Any, Any]) -> type[dict[Any, Any]]:
-    """The class whose methods reach a dict's entries, past those of a user's subclass."""
-    return OrderedDict if isinstance(container, OrderedDict) else dict
+def _base(container: Any) -> Any:
+    """The class whose methods reach what a container holds, past those of a user's subclass."""
+    kind = type(container)
+    return kind if kind in _BASES else next(b for b in _BASES if isinstance(container, b))
+
+
+def _copied(container: Any) -> Any:
+    """A plain dict, list or set of the same values."""
+    base = _base(container)
+    if base is set:
+        return set(base.__iter__(container))
+    return list(base.__iter__(container)) if base is list else dict(base.items(container))
 
 
 def _refill(container: Any, content: Any) -> None:
-    if isinstance(container, list):
-        list.__setitem__(container, slice(None), content)
-    elif isinstance(container, set):
-        set.clear(container)
-        set.update(container, content)
+    base = _base(container)
+    base.clear(container)
+    if base is list:
+        base.extend(container, content)
+    elif base is set:
+        base.update(container, content)
     else:
-        kind = _kind(container)
-        kind.clear(container)
-        for key, value in content.items():
-            kind.__setitem__(container, key, value)
+        for key in content:
+            base.__setitem__(container, key, content[key])
 
 
 def _all_slots(cls: type) -> tuple[str, ...]:
@@ -174,22 +181,18 @@ class _Content:
         self.owner = owner
         self.member = member
         self.container = container
-        if held is None:
-            kind = _kind(container) if isinstance(container, dict) else type(container)
-            # Past the methods of a user's own dict.
-            held = dict(kind.items(container)) if kind in _DICTS else container.copy()
-        self.held = held
+        self.held = _copied(container) if held is None else held
 
     def same(self) -> bool:
-        now, was = self.container, self.held
-        if len(now) != len(was):
+        now, was, base = self.container, self.held, _base(self.container)
+        if base.__len__(now) != len(was):
             return False
-        if isinstance(now, dict):
-            items = _kind(now).items(now)
-            return all(a is b and x is y for (a, x), (b, y) in zip(items, was.items(), strict=True))
-        if isinstance(now, set):
-            return bool(now == was)
-        return all(x is y for x, y in zip(now, was, strict=True))
+        if base is set:
+            return bool(base.__eq__(now, was))
+        if base is list:
+            return all(x is y for x, y in zip(base.__iter__(now), was, strict=True))
+        pairs = zip(base.items(now), was.items(), strict=True)
+        return all(a is b and x is y for (a, x), (b, y) in pairs)
 
     def restore(self) -> None:
         if not self.same():
@@ -198,19 +201,19 @@ class _Content:
     def changes(self) -> Iterator[Change]:
         if self.same():
             return
-        now, was = self.container, self.held
+        now, was = _copied(self.container), self.held
+        order = list(was) if isinstance(was, dict) else []
         if isinstance(now, dict):
             keys = list({**was, **now})
-            order = list(was)
         elif isinstance(now, list) and len(now) == len(was):
-            keys, order = list(range(len(now))), []
+            keys = list(range(len(now)))
         else:
-            yield Change(self.owner, self.member, None, was, now.copy())
+            yield Change(self.owner, self.member, None, was, now)
             return
         for key in keys:
             before, after = get_entry(was, key), get_entry(now, key)
             if before is not after:
-                gone = after is MISSING and isinstance(now, dict)
+                gone = after is MISSING and order
                 followers = tuple(order[order.index(key) + 1 :]) if gone else ()
                 yield Change(self.owner, self.member, key, before, after, followers)
 
@@ -245,7 +248,7 @@ class _Object:
                 self._add(name, value)
 
     def _add(self, name: str, value: Any) -> None:
-        if value:
+        if _base(value).__len__(value):
             self.contents.append(_Content(self.owner, name, value))
         else:
             self.empty.append((name, value))
@@ -257,8 +260,8 @@ class _Object:
         for content in self.contents:
             content.restore()
         for _, container in self.empty:
-            if container:
-                container.clear()
+            if _base(container).__len__(container):
+                _refill(container, ())
 
     def changes(self) -> Iterator[Change]:
         for name, value in self.slots.items():
@@ -268,8 +271,10 @@ class _Object:
         for content in self.contents:
             yield from content.changes()
         for name, container in self.empty:
-            if container:
-                yield from _Content(self.owner, name, container, type(container)()).changes()
+            base = _base(container)
+            if base.__len__(container):
+                held: Any = [] if base is list else set() if base is set else {}
+                yield from _Content(self.owner, name, container, held).changes()
 
 
 @dataclass(frozen=True, eq=False)

@@ -33,7 +33,7 @@ def chosen(events: list[Event], every: bool) -> list[Event]:
         for event in events
         if every
         or (
-            not event.kind.startswith("c_")
+            (not event.kind.startswith("c_") or event.where.endswith("setattr"))
             and (event.count == 1 or event.where.split(".py")[0] in WRITING)
         )
     ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict, UserDict
+from collections import OrderedDict, UserDict, defaultdict
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
@@ -38,6 +38,16 @@ class Frozen(OrderedDict):
         super().__setitem__(key, value)
 
 
+class Odd(list):
+    """A list that wants an argument and cannot be copied."""
+
+    def __init__(self, items: list[int]) -> None:
+        super().__init__(items)
+
+    def copy(self) -> Any:
+        raise TypeError("no copies")
+
+
 class Slotted:
     __slots__ = ("classes", "names")
 
@@ -57,7 +67,8 @@ class Setter(nn.Module):
         super().__init__()
         self.inner = nn.Linear(2, 2)
         self.seen: set[int] = {1}
-        self.order = [1, 2, 3]
+        self.order = Odd([])
+        self.counts: defaultdict[str, int] = defaultdict(int)
 
     @property
     def classes(self) -> int:
@@ -66,6 +77,7 @@ class Setter(nn.Module):
     @classes.setter
     def classes(self, value: int) -> None:
         self.order.append(value)
+        self.counts["seen"] += 1
         self.seen.add(value)
         self.inner.note = value
         del self.inner.bias
