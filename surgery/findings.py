@@ -45,7 +45,7 @@ class HeadOutput:
 
 @dataclass(frozen=True)
 class Head(Shown):
-    """A layer (or a bare parameter) that makes a class output.
+    """A layer (or a bare parameter, buffer or plain tensor) that makes a class output.
 
     Attributes:
         address: the module that owns the weight, or the parameter itself where it hangs on a
@@ -53,13 +53,15 @@ class Head(Shown):
         addresses: all addresses of that module or parameter.
         kind: ``linear``, ``conv1d`` to ``conv3d``, ``conv_transpose1d`` to ``3d``, ``bilinear``,
             ``embedding`` (used as output layer), ``custom`` (a layer of a class unknown to
-            torch), ``parameter``, or ``computed`` (a weight that several layers make).
+            torch), ``parameter`` (a bare tensor), or ``computed`` (a weight that several layers
+            make).
         in_features: size of the features each class is computed from.
         num_classes: how many classes it makes.
         role: ``main``, ``aux`` (makes nothing in eval mode where another head does, or is named
             so), or a family's word.
         outputs: the outputs it makes.
-        weights: for each parameter of its weight, all addresses.
+        weights: for each parameter of its weight, all addresses; for each buffer or plain tensor,
+            where it is made of those.
         tied_to: where else its weight is used.
         evidence: why it is taken for a head.
     """

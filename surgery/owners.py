@@ -29,10 +29,12 @@ class Owner:
     """The layer that a head's weight belongs to.
 
     Attributes:
-        address: of the module, or of the parameter where the module does other things too.
+        address: of the module, or of the parameter (buffer, plain tensor) where the module does
+            other things too.
         addresses: all of them.
         kind: as ``Head.kind``.
-        weights: for each parameter behind the weight operand, all addresses.
+        weights: for each parameter behind the weight operand (each buffer or plain tensor, where
+            no parameter holds a matrix), all addresses.
         tied_to: addresses of the same parameters in other layers that are used otherwise.
     """
 
@@ -51,7 +53,7 @@ def owner_of(index: tree.Index, graph: Graph, mixing: Mixing) -> Owner:
         graph: the recording.
         mixing: the operation.
     """
-    sources = [s for s in weight_sources(graph, mixing.weight) if s.role == "parameter"]
+    sources = _sources(graph, mixing)
     weights = tuple(source.addresses for source in sources)
     ran_in = graph.nodes[mixing.node].module
     owners = list(dict.fromkeys(_layer(a) for source in sources for a in source.addresses))
@@ -67,6 +69,19 @@ def owner_of(index: tree.Index, graph: Graph, mixing: Mixing) -> Owner:
         return Owner(addresses[0], addresses, "parameter", weights, tied)
     kind = next((name for cls, name in _KINDS if isinstance(module, cls)), "custom")
     return Owner(chosen, index.addresses(module) or (chosen,), kind, weights, tied)
+
+
+def _sources(graph: Graph, mixing: Mixing) -> list[Node]:
+    """The parameters behind a weight; where no matrix is among them, the matrices of buffers."""
+    every = weight_sources(graph, mixing.weight)
+    parameters = [source for source in every if source.role == "parameter"]
+    if any(_is_matrix(source) for source in parameters):
+        return parameters
+    return [source for source in every if _is_matrix(source)] or parameters
+
+
+def _is_matrix(source: Node) -> bool:
+    return len(source.outputs[0].shape) > 1
 
 
 def _layer(address: str) -> str:

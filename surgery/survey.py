@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import nn
 
 from surgery import tree
@@ -26,6 +27,9 @@ from surgery.recording import resolve_example
 
 # More mixing operations than this behind one output, the first feeding the last, is a stream.
 _STREAM = 32
+
+_NO_LAYER = "is made without any layer that mixes features"
+_NO_SEEN_LAYER = "is made without any other layer that mixes features"
 
 # What shapes features, and has no place between class scores and where they are joined.
 _SHAPING = frozenset(
@@ -119,12 +123,27 @@ def survey(model: nn.Module, example: Any = None, *, registry: Registry | None =
     heads = _checked(index, registry, heads)
     sites_by_head = {head.address: tuple(site for _, site in found[head.address]) for head in heads}
     said = list(dict.fromkeys(endings.values())) or ["no output holds a tensor"]
+    packed = [] if heads else _packed(index)
+    if packed:
+        shown = ", ".join(map(repr, packed[:4])) + (", ..." if len(packed) > 4 else "")
+        said = [f"the weights of {shown} are packed and cannot be seen into", *said]
+        said = [item.replace(_NO_LAYER, _NO_SEEN_LAYER) for item in said]
     family = registry.claim(index.root)
     if family is not None and family.headless:
         said.insert(0, f"family {family.name!r} says that nothing in it makes classes")
     joined = _branches(graphs, sites_by_head)
     listed = Heads(tuple(heads), "; ".join(said), joined)
     return Survey(resolved, graphs, listed, sites_by_head, facts, tuple(spots))
+
+
+def _packed(index: tree.Index) -> list[str]:
+    """The layers that keep their weights in an object of their own, and not in tensors."""
+    found = []
+    for module, addresses in index.modules.values():
+        if any(isinstance(value, torch.ScriptObject) for value in vars(module).values()):
+            owner, name = tree.split(addresses[0])
+            found.append(owner if name == "_packed_params" else addresses[0])
+    return list(dict.fromkeys(found))
 
 
 def _record_both(model: nn.Module, example: Example) -> tuple[dict[str, Graph], list[str]]:
@@ -148,7 +167,7 @@ def _sites(mode: str, graph: Graph, leaf: Leaf) -> tuple[list[Site], str]:
         return [], f"{leaf.path} holds integers"
     mixings = frontier(graph, leaf.source)
     if not mixings:
-        return [], f"{leaf.path} is made without any layer that mixes features"
+        return [], f"{leaf.path} {_NO_LAYER}"
     if len(mixings) > _STREAM and mixings[0].node in ancestors(graph, mixings[-1].node):
         return [], _stream(graph, leaf, mixings)
     tracks = [follow(graph, mixing.value, mixing.axis) for mixing in mixings]
@@ -192,8 +211,8 @@ def _branches(graphs: Mapping[str, Graph], places: Mapping[str, tuple[Site, ...]
             by_head = behind.setdefault((site.mode, site.leaf.path), {})
             by_head.setdefault(address, []).append(site)
     for (mode, path), by_head in behind.items():
-        for address, sites in by_head.items() if len(by_head) > 1 else ():
-            for site in sites:
+        for address, made in by_head.items() if len(by_head) > 1 else ():
+            for site in made:
                 shaping = _shaping(graphs[mode], site)
                 if shaping is not None:
                     return (

@@ -356,16 +356,16 @@ class LabelOnly(Headed):
 
 
 @unseen(
-    {},
+    {"texts": 5},
     "zero-shot: image features against text features in a buffer",
-    candidates={"project": 6},
-    replaceable=False,
 )
 class ZeroShot(nn.Module):
-    def __init__(self) -> None:
+    texts: Tensor
+
+    def __init__(self, classes: int = 5) -> None:
         super().__init__()
         self.trunk, self.project = mlp(), nn.Linear(8, 6)
-        self.register_buffer("texts", torch.randn(5, 6))
+        self.register_buffer("texts", torch.randn(classes, 6))
 
     def forward(self, x: Tensor) -> Tensor:
         return 100.0 * F.normalize(self.project(self.trunk(x))) @ self.texts.t()

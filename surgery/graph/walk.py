@@ -5,13 +5,15 @@ Everything here is pure: values in, values out, no model.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
-from surgery.graph.axes import CONTRACTIONS, is_pointwise, packet
+from surgery.graph.axes import CONTRACTIONS, follow, is_pointwise, packet
 from surgery.graph.graph import Graph, Node, Ref
 from surgery.graph.skeleton import is_floating
 
+_PRODUCTS = frozenset({"mm", "addmm", "bmm", "baddbmm", "mv", "addmv"})
+_PAIRINGS = frozenset({"mul", "mul_", "sub", "sub_"})
 _REDUCTIONS = frozenset({"sum", "mean", "linalg_vector_norm", "norm"})
 
 
@@ -21,7 +23,7 @@ class Mixing:
 
     Attributes:
         node: the operation.
-        weight: the operand that is made of parameters (or buffers) alone.
+        weight: the operand that is made of parameters, or of buffers and plain tensors, alone.
         value: the operation's result, or, for a product that is summed later, the sum's.
         axis: the axis of ``value`` that holds the new features.
         features: how many.
@@ -38,6 +40,14 @@ class Mixing:
 
 def mixing(graph: Graph, node: Node) -> Mixing | None:
     """What a node mixes, or None where it makes no new features from weights."""
+    found = _mixing(graph, node)
+    if found is None or graph.nodes[found.weight.node].parameters:
+        return found
+    return None if _is_followed_through(graph, node, found) else found
+
+
+def _mixing(graph: Graph, node: Node) -> Mixing | None:
+    """As ``mixing``, where every matrix of buffers counts as a weight."""
     if node.role != "operation" or not node.depends_on_input:
         return None
     name = packet(node.operation)
@@ -71,6 +81,12 @@ def weight_sources(graph: Graph, ref: Ref) -> tuple[Node, ...]:
 
 def frontier(graph: Graph, start: Ref) -> tuple[Mixing, ...]:
     """The nearest mixing operations behind a value, in order of execution."""
+    return _frontier(graph, start, mixing)
+
+
+def _frontier(
+    graph: Graph, start: Ref, mixes: Callable[[Graph, Node], Mixing | None]
+) -> tuple[Mixing, ...]:
     found: dict[int, Mixing] = {}
     pending = [start.node]
     seen: set[int] = set()
@@ -82,7 +98,7 @@ def frontier(graph: Graph, start: Ref) -> tuple[Mixing, ...]:
         node = graph.nodes[index]
         if not node.depends_on_input:
             continue
-        mixed = mixing(graph, node)
+        mixed = mixes(graph, node)
         if mixed is not None:
             found[index] = mixed
             continue
@@ -120,6 +136,65 @@ def _is_weight(graph: Graph, ref: Ref) -> bool:
     return not node.depends_on_input and bool(node.parameters)
 
 
+def _is_fixed(graph: Graph, ref: Ref) -> bool:
+    """Whether an operand is a matrix of floating numbers made of no parameter."""
+    node, spec = graph.nodes[ref.node], graph.spec(ref)
+    if node.depends_on_input or node.parameters or len(spec.shape) < 2:
+        return False
+    if not is_floating(spec.dtype):
+        return False
+    return any(len(source.outputs[0].shape) > 1 for source in weight_sources(graph, ref))
+
+
+def _is_table(graph: Graph, ref: Ref) -> bool:
+    """Whether such an operand differs along two axes: prototypes, and no mean of each channel."""
+    return _is_fixed(graph, ref) and sum(size > 1 for size in graph.spec(ref).shape) > 1
+
+
+def _is_followed_through(graph: Graph, node: Node, mixed: Mixing) -> bool:
+    """Whether buffers only rework what a layer behind them made.
+
+    A filter of each channel, a resampling of positions (the features go past it), a matrix
+    class by class: these are no heads, and the axis of the features is followed through them.
+    """
+    name = packet(node.operation)
+    if name not in CONTRACTIONS:
+        return False
+    factors = [ref for place in CONTRACTIONS[name] if (ref := _factor(node, place)) is not None]
+    (data,) = [ref for ref in factors if ref != mixed.weight]
+    first = data == factors[0] or name not in _PRODUCTS
+    if first:
+        data = _unmerged(graph, data)
+    shape, rank = graph.spec(mixed.weight).shape, len(graph.spec(data).shape)
+    if "convolution" in name:
+        contracted = 1
+        if len(node.arguments) > 8 and node.arguments[8] == graph.spec(data).shape[1]:
+            return True
+    else:
+        contracted = rank - 1 if first else max(rank - 2, 0)
+    square = name in _PRODUCTS and shape[-1] == shape[-2]
+    summed = passed = False
+    for behind in _frontier(graph, data, _mixing):
+        axis = follow(graph, behind.value, behind.axis).axes.get(data)
+        if axis == contracted and square and behind.features == mixed.features:
+            return True
+        summed = summed or axis == contracted
+        passed = passed or axis not in (None, contracted)
+    return passed and not summed
+
+
+def _unmerged(graph: Graph, ref: Ref) -> Ref:
+    """The value before its axes in front of the last were merged, as matmul does."""
+    node = graph.nodes[ref.node]
+    while packet(node.operation) in ("view", "_unsafe_view", "clone"):
+        before = graph.spec(node.inputs[0]).shape
+        if before[-1:] != node.outputs[0].shape[-1:]:
+            break
+        ref = node.inputs[0]
+        node = graph.nodes[ref.node]
+    return ref
+
+
 def _factor(node: Node, place: int) -> Ref | None:
     value = node.arguments[place] if place < len(node.arguments) else None
     return value if isinstance(value, Ref) else None
@@ -135,7 +210,9 @@ def _contraction(graph: Graph, node: Node, name: str) -> Mixing | None:
     first, second = factors
     weight_second = _is_weight(graph, second)
     if weight_second is _is_weight(graph, first):
-        return None
+        weight_second = _is_fixed(graph, second)
+        if _is_weight(graph, first) or weight_second is _is_fixed(graph, first):
+            return None
     weight = second if weight_second else first
     if "convolution" in name:
         return _convolution(graph, node, weight)
@@ -200,7 +277,10 @@ def _foreign(graph: Graph, node: Node) -> Mixing | None:
 
 def _expansion(graph: Graph, node: Node) -> Mixing | None:
     """Data broadcast against weights along an axis that only the weights have."""
-    weights = [ref for ref in node.inputs if _is_weight(graph, ref)]
+    fixed = packet(node.operation) in _PAIRINGS
+    weights = [
+        ref for ref in node.inputs if _is_weight(graph, ref) or (fixed and _is_table(graph, ref))
+    ]
     data = [ref for ref in node.inputs if graph.nodes[ref.node].depends_on_input]
     if len(weights) != 1 or not data or not node.outputs:
         return None
@@ -225,9 +305,9 @@ def _summed_product(graph: Graph, node: Node) -> Mixing | None:
     if not node.inputs:
         return None
     product = graph.nodes[node.inputs[0].node]
-    if packet(product.operation) not in ("mul", "mul_", "sub", "sub_"):
+    if packet(product.operation) not in _PAIRINGS:
         return None
-    weights = [ref for ref in product.inputs if _is_weight(graph, ref)]
+    weights = [ref for ref in product.inputs if _is_weight(graph, ref) or _is_table(graph, ref)]
     data = [ref for ref in product.inputs if graph.nodes[ref.node].depends_on_input]
     if len(weights) != 1 or not data:
         return None

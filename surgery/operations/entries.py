@@ -137,7 +137,7 @@ def _check_own_entries(item: PerClass) -> None:
 
 
 def _check_drawable(item: PerClass, old: torch.Tensor, head: Head) -> None:
-    if is_floating(old.dtype) or item.part != "weight" or item.role != "parameter":
+    if is_floating(old.dtype) or item.part != "weight" or is_mask(old):
         return
     raise PlanError(
         "this head holds whole numbers (a quantised weight), which cannot be drawn anew",
@@ -171,8 +171,12 @@ def _fill(filling: _Filling, item: PerClass, old: torch.Tensor, new: torch.Tenso
     """Give a new tensor its values."""
     init, generator = filling.options.init, filling.options.generator
     given = item.role == "parameter"
-    if item.part == "weight" and given:
+    if item.part == "weight" and (given or _is_own_weight(filling, item, old)):
         _fill_weight(filling, item, old, new)
+        if not given:
+            filling.remarks.append(
+                f"{item.addresses[0]} is no parameter: it is drawn anew, and training leaves it so"
+            )
     elif item.part == "bias" and given:
         fill_bias(new, filling.fan_in, init, generator)
     elif item.part == "vector" and is_floating(old.dtype):
@@ -186,6 +190,11 @@ def _fill(filling: _Filling, item: PerClass, old: torch.Tensor, new: torch.Tenso
         remark = carry_on(old, new, item.axis, item.addresses[0])
         if remark:
             filling.remarks.append(f"{item.addresses[0]} holds {remark}")
+
+
+def _is_own_weight(filling: _Filling, item: PerClass, old: torch.Tensor) -> bool:
+    """Whether a buffer or plain tensor is the head's weight itself, and no part of one."""
+    return is_floating(old.dtype) and any(item.addresses == w for w in filling.head.weights)
 
 
 def _one_a_class(item: PerClass, tensor: torch.Tensor) -> bool:
