@@ -15,7 +15,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from surgery.graph import remembered
-from surgery.graph.operators import Call, behaviour, flat_tensors
+from surgery.graph.operators import Call, argument_at, behaviour, flat_tensors, results
 from surgery.graph.skeleton import is_floating
 from surgery.graph.structure import replace_tensors
 
@@ -42,12 +42,20 @@ _SHAPED_BY_MASKS = frozenset(
     f"aten::{name}"
     for name in ("index", "index_put", "index_put_", "_index_put_impl_", "masked_select")
 )
+# They update running statistics, and their schemas do not say so.
+_WRITTEN_UNSAID = {
+    f"aten::{name}": (3, 4)
+    for name in ("native_batch_norm", "cudnn_batch_norm", "miopen_batch_norm")
+}
 # Its batch sizes come from the lengths alone, and the layers that read them want values.
 _PACK = "aten::_pack_padded_sequence"
 
 
 class Execution(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Decides where every operation of a forward pass runs, and tells an observer of it.
+
+    What forward writes into memory that it did not make itself (a global, a closed-over tensor,
+    a parameter whose stand-in shares its values) is put back at the end.
 
     Args:
         stand_ins: by ``id`` of a tensor of the model itself, the stand-in to use instead;
@@ -61,6 +69,10 @@ class Execution(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.observer = observer
         # Originals that the code reached, by ``id``, with their version before that.
         self.reached: dict[int, tuple[torch.Tensor, int]] = {}
+        # Storages that the recording made. What was there before keeps its address, so that an
+        # address in here is never that of something older.
+        self.made: set[int] = set()
+        self.backups: dict[int, tuple[torch.UntypedStorage, torch.UntypedStorage]] = {}
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -96,20 +108,53 @@ class Execution(TorchDispatchMode):  # type: ignore[no-untyped-call]
             stand_in = self.stand_ins.get(id(tensor))
             if stand_in is None:
                 return tensor
-            if not tensor.is_inference():
-                self.reached.setdefault(id(tensor), (tensor, tensor._version))
+            self._reach(tensor)
             return stand_in
 
         call.args = replace_tensors(call.args, swap)
         call.kwargs = replace_tensors(call.kwargs, swap)
         call.given = [swap(tensor) for tensor in call.given]
 
+    def _reach(self, tensor: torch.Tensor) -> None:
+        if not tensor.is_inference():
+            self.reached.setdefault(id(tensor), (tensor, tensor._version))
+
+    def _spare(self, call: Call) -> None:
+        """Back up the memory that an operation is about to write and the recording did not make."""
+        written = call.written() if call.known.written else []
+        places = _WRITTEN_UNSAID.get(call.func._schema.name, ())
+        written += flat_tensors([argument_at(call.args, call.kwargs, place) for place in places])
+        for tensor in written:
+            if tensor.is_meta or tensor.layout != torch.strided:
+                continue
+            storage = tensor.untyped_storage()
+            if storage._cdata not in self.made:
+                self._reach(tensor)
+                if storage._cdata not in self.backups:
+                    backup = storage.clone()  # type: ignore[no-untyped-call]
+                    self.backups[storage._cdata] = (storage, backup)
+
+    def _own(self, call: Call, result: Any) -> None:
+        """Remember what an operation made: memory that forward is free to write."""
+        for place, tensor in enumerate(results(result)):
+            new = call.known.returns_new or call.aliased(place) is None
+            if new and tensor.layout == torch.strided:
+                self.made.add(tensor.untyped_storage()._cdata)
+
     def close(self) -> None:
-        """Put back what the forward pass did to the model's own tensors."""
-        # Autograd counts a write before it asks where to run it.
-        originals = tuple(tensor for tensor, _ in self.reached.values())
-        versions = tuple(version for _, version in self.reached.values())
+        """Put back what the forward pass did to tensors that were there before it."""
+        # Autograd counts a write before it asks where to run it. Views count together with their
+        # base, so the first that was reached has the last word.
+        reached = list(reversed(self.reached.values()))
+        originals = tuple(tensor for tensor, _ in reached)
+        versions = tuple(version for _, version in reached)
         torch._C._autograd._unsafe_set_version_counter(originals, versions)
+        for storage, backup in self.backups.values():
+            if storage.nbytes() != backup.nbytes():
+                storage.resize_(backup.nbytes())
+            # A storage has no version counter: autograd does not notice.
+            storage.copy_(backup)
+        self.backups.clear()
 
     def execute(self, call: Call) -> Any:
         """Run one operation."""
@@ -117,36 +162,17 @@ class Execution(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 class RealExecution(Execution):  # type: ignore[no-untyped-call]
-    """Runs everything for real, and puts back what forward writes into the model's parameters.
+    """Runs everything for real.
 
     Stand-ins of parameters share their storage with the model; those of buffers are copies.
     """
 
-    def __init__(self, stand_ins: dict[int, torch.Tensor], observer: Observer | None) -> None:
-        super().__init__(stand_ins, observer)
-        self.shared = {
-            stand_in.untyped_storage()._cdata: stand_in
-            for stand_in in stand_ins.values()
-            if isinstance(stand_in, torch.nn.Parameter) and stand_in.layout == torch.strided
-        }
-        self.backups: dict[int, torch.Tensor] = {}
-
     def execute(self, call: Call) -> Any:
-        """Run one operation, after a backup of any parameter it writes into."""
-        for tensor in call.written() if call.known.written else ():
-            storage = tensor.untyped_storage()._cdata
-            if storage in self.shared and storage not in self.backups:
-                self.backups[storage] = self.shared[storage].detach().clone()
-        return call.func(*call.args, **call.kwargs)
-
-    def close(self) -> None:
-        """Put back what the forward pass did to the model's own tensors."""
-        super().close()
-        with torch.no_grad():
-            for storage, backup in self.backups.items():
-                # ``data`` leaves the version counter of the model's own parameter alone.
-                self.shared[storage].data.copy_(backup)
-        self.backups.clear()
+        """Run one operation, after a backup of what it writes into."""
+        self._spare(call)
+        result = call.func(*call.args, **call.kwargs)
+        self._own(call, result)
+        return result
 
 
 class MetaExecution(Execution):  # type: ignore[no-untyped-call]
@@ -156,6 +182,9 @@ class MetaExecution(Execution):  # type: ignore[no-untyped-call]
         super().__init__(stand_ins, observer)
         # Real storages that a meta operation wrote into: they count as meta from then on.
         self.poisoned: dict[int, torch.UntypedStorage] = {}
+        for stand_in in stand_ins.values():
+            if not stand_in.is_meta and stand_in.layout == torch.strided:
+                self.made.add(stand_in.untyped_storage()._cdata)
 
     def execute(self, call: Call) -> Any:
         """Run one operation on meta or for real."""
@@ -166,7 +195,10 @@ class MetaExecution(Execution):  # type: ignore[no-untyped-call]
             return self._all_meta(call)
         if metas or (self.poisoned and any(map(self._counts_as_meta, call.given))):
             return self._mixed(call)
-        return self._all_real(call)
+        self._spare(call)
+        result = self._all_real(call)
+        self._own(call, result)
+        return result
 
     def _counts_as_meta(self, tensor: torch.Tensor) -> bool:
         return tensor.is_meta or tensor.untyped_storage()._cdata in self.poisoned
@@ -189,6 +221,8 @@ class MetaExecution(Execution):  # type: ignore[no-untyped-call]
     def _mixed(self, call: Call) -> Any:
         if call.known.needs_values:
             raise ValueNeededError("the forward pass reads the value of a tensor")
+        for tensor in call.written() if call.known.written else ():
+            self._reach(tensor)
         name = call.func._schema.name
         if name == _PACK:
             return self._on_zeros(call, keep_integers=True)
@@ -247,6 +281,7 @@ class MetaExecution(Execution):  # type: ignore[no-untyped-call]
                 return tensor
             return torch.zeros(tensor.shape, dtype=tensor.dtype)
 
+        self._spare(call)
         args, kwargs = replace_tensors(call.args, zeros), replace_tensors(call.kwargs, zeros)
         result = call.func(*args, **kwargs)
 

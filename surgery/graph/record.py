@@ -21,6 +21,7 @@ from surgery.graph.execute import (
     ValueNeededError,
 )
 from surgery.graph.graph import Graph, Leaf
+from surgery.graph.kept import kept
 from surgery.graph.quiet import quiet
 from surgery.graph.recorder import Recorder, spec_of
 from surgery.graph.skeleton import Backend, Skeleton, build_skeleton, is_floating
@@ -146,7 +147,8 @@ def _run(
         recorder = _recorder(skeleton, inputs, attempt.backend) if operations else None
         execution = _execution(skeleton, recorder, attempt.backend)
         watching = recorder.watching(skeleton.modules) if recorder else contextlib.nullcontext()
-        with contextlib.closing(execution), attempt.modes(), watching, execution:
+        untouched = kept(skeleton.originals)
+        with untouched, contextlib.closing(execution), attempt.modes(), watching, execution:
             output = skeleton.model(*inputs.args, **inputs.kwargs)
             outputs = list(tensors(output))
     leaves = tuple(

@@ -11,7 +11,7 @@ import copy
 import functools
 import types
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
@@ -40,8 +40,6 @@ _ATOMIC = frozenset(
         torch.Size,
         torch.memory_format,
         torch.layout,
-        types.FunctionType,
-        types.BuiltinFunctionType,
         types.ModuleType,
         type,
         range,
@@ -69,6 +67,7 @@ class Skeleton:
         stand_ins: by ``id`` of an original tensor, its stand-in.
         modules: every copied module with its first address.
         shared: what could not be copied and is shared with the model, in words.
+        originals: the modules of the model itself.
     """
 
     model: nn.Module
@@ -76,6 +75,7 @@ class Skeleton:
     stand_ins: dict[int, torch.Tensor]
     modules: tuple[tuple[nn.Module, str], ...]
     shared: tuple[str, ...]
+    originals: tuple[nn.Module, ...]
 
     def renew_stand_ins(self) -> None:
         """After the copy was edited: a closure over the model must meet the new tensors too."""
@@ -131,7 +131,8 @@ class _Copier:
             (self.memo[key], found[0]) for key, (_, found) in self.index.modules.items()
         )
         root = self.memo[id(self.index.root)]
-        return Skeleton(root, sources, stand_ins, modules, tuple(self.shared))
+        originals = tuple(module for module, _ in self.index.modules.values())
+        return Skeleton(root, sources, stand_ins, modules, tuple(self.shared), originals)
 
     def fill(self, module: nn.Module, shell: nn.Module) -> None:
         state = shell.__dict__
@@ -173,6 +174,33 @@ class _Copier:
             stand_in = self.stand_in(value, "parameter" if is_parameter else "attribute")
             return self.remember(value, stand_in)
         return self.foreign(value)
+
+    @functools.cached_property
+    def held(self) -> frozenset[int]:
+        """Ids of what the model's modules hold, looked through only where a closure may ask."""
+        found: set[int] = set()
+        for module, _ in self.index.modules.values():
+            _collect(module.__dict__, found)
+        return frozenset(found)
+
+    def reaches(self, value: Any, seen: set[int] | None = None) -> bool:
+        """Whether a value that a function holds leads to the model's modules or their state."""
+        kind = type(value)
+        if kind in _ATOMIC or isinstance(value, type):
+            return False
+        key = id(value)
+        if isinstance(value, nn.Module) or key in self.memo or key in self.held:
+            return True
+        inside = _INSIDE.get(kind)
+        seen = set() if seen is None else seen
+        if inside is None or key in seen:
+            return False
+        seen.add(key)
+        return any(self.reaches(item, seen) for item in inside(value))
+
+    def taken(self, value: Any) -> Any:
+        """What a copied function holds: copies of the model's state, all else as it is."""
+        return self.copied(value) if self.reaches(value) else value
 
     def remember(self, value: Any, result: Any) -> Any:
         self.memo[id(value)] = result
@@ -257,7 +285,69 @@ def _copy_set(copier: _Copier, value: set[Any]) -> set[Any]:
 
 
 def _copy_method(copier: _Copier, value: types.MethodType) -> types.MethodType:
-    return types.MethodType(value.__func__, copier.copied(value.__self__))
+    return types.MethodType(copier.copied(value.__func__), copier.copied(value.__self__))
+
+
+def _copy_bound(copier: _Copier, value: Any) -> Any:
+    """A method of a built-in type, such as ``model.seen.append``."""
+    owner = value.__self__
+    if type(owner) not in _CONTAINERS or not copier.reaches(owner):
+        return value
+    return getattr(copier.copied(owner), value.__name__)
+
+
+def _copy_function(copier: _Copier, value: types.FunctionType) -> types.FunctionType:
+    """A function that holds a part of the model, over the copy; any other as it is."""
+    if not (value.__closure__ or value.__defaults__ or value.__kwdefaults__ or value.__dict__):
+        return value
+    if not any(copier.reaches(item) for item in _inside_function(value)):
+        return value
+    cells = value.__closure__ or ()
+    twins = []
+    for cell in cells:
+        twin = copier.memo.get(id(cell))
+        twins.append(copier.remember(cell, types.CellType()) if twin is None else twin)
+    result = types.FunctionType(
+        value.__code__, value.__globals__, value.__name__, None, tuple(twins) or None
+    )
+    functools.update_wrapper(result, value, updated=())
+    del result.__dict__["__wrapped__"]
+    # Before what it holds: a function may hold itself.
+    copier.remember(value, result)
+    for cell, twin in zip(cells, twins, strict=True):
+        if _filled(cell) and not _filled(twin):
+            twin.cell_contents = copier.taken(cell.cell_contents)
+    if value.__defaults__ is not None:
+        result.__defaults__ = tuple(copier.taken(item) for item in value.__defaults__)
+    if value.__kwdefaults__ is not None:
+        result.__kwdefaults__ = {k: copier.taken(v) for k, v in value.__kwdefaults__.items()}
+    result.__dict__.update({k: copier.taken(v) for k, v in value.__dict__.items()})
+    return result
+
+
+def _filled(cell: types.CellType) -> bool:
+    try:
+        cell.cell_contents  # noqa: B018
+    except ValueError:
+        return False
+    return True
+
+
+def _inside_function(value: types.FunctionType) -> list[Any]:
+    held = [cell.cell_contents for cell in value.__closure__ or () if _filled(cell)]
+    held += value.__defaults__ or ()
+    return [*held, *(value.__kwdefaults__ or {}).values(), *value.__dict__.values()]
+
+
+def _collect(items: Any, found: set[int]) -> None:
+    """Add the ids of what a container holds, and of what the containers in it hold."""
+    for item in items.values() if isinstance(items, dict) else items:
+        kind = type(item)
+        if kind in _ATOMIC or kind in _SHARED_FREELY or id(item) in found:
+            continue
+        found.add(id(item))
+        if kind in _CONTAINERS or kind is tuple:
+            _collect(item, found)
 
 
 def _copy_partial(copier: _Copier, value: functools.partial[Any]) -> functools.partial[Any]:
@@ -279,6 +369,28 @@ _HANDLERS: dict[type, Callable[[_Copier, Any], Any]] = {
     tuple: _copy_tuple,
     set: _copy_set,
     types.MethodType: _copy_method,
+    types.FunctionType: _copy_function,
+    types.BuiltinFunctionType: _copy_bound,
+    types.MethodWrapperType: _copy_bound,
     functools.partial: _copy_partial,
     torch.Generator: _copy_generator,
+}
+
+_CONTAINERS = frozenset({dict, OrderedDict, list, set})
+# Functions are no state: that the model holds one too says nothing.
+_SHARED_FREELY = frozenset(
+    {types.FunctionType, types.BuiltinFunctionType, types.MethodType, types.MethodWrapperType}
+)
+# What a value leads to, by its type, where that is worth a look.
+_INSIDE: dict[type, Callable[[Any], Iterable[Any]]] = {
+    dict: dict.values,
+    OrderedDict: dict.values,
+    list: iter,
+    tuple: iter,
+    set: iter,
+    types.FunctionType: _inside_function,
+    types.BuiltinFunctionType: lambda value: (value.__self__,),
+    types.MethodWrapperType: lambda value: (value.__self__,),
+    types.MethodType: lambda value: (value.__self__, value.__func__),
+    functools.partial: lambda value: (value.func, value.args, value.keywords),
 }
