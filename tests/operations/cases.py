@@ -6,12 +6,15 @@ from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
+import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
 import surgery
+from surgery.errors import UndoError
 from surgery.operations.plan import Outcome
+from tests.operations.state import differences, state_of
 
 
 class Case(NamedTuple):
@@ -186,3 +189,18 @@ def build(name: str, *, trained: bool = True) -> nn.Module:
             outputs = output if isinstance(output, tuple) else (output,)
             sum(each.sum() for each in outputs).backward()
     return model
+
+
+def branches(num_classes: int = 7, **options: Any) -> tuple[Branches, Outcome]:
+    """A model and what came of replacing all its heads."""
+    model = Branches()
+    return model, surgery.replace_head(model, num_classes, example=_vector(), **options)
+
+
+def refused(outcome: Outcome, match: str) -> UndoError:
+    """Undo is refused, and nothing moves."""
+    before = state_of(outcome.model)
+    with pytest.raises(UndoError, match=match) as caught:
+        outcome.undo()
+    assert not differences(before, state_of(outcome.model))
+    return caught.value

@@ -22,6 +22,13 @@ from tests.operations.state import differences, state_of
 
 pytestmark = pytest.mark.filterwarnings("ignore::surgery.errors.UncorroboratedWarning")
 
+
+@pytest.fixture(autouse=True)
+def _no_history(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Operations of other tests do not come and go with the garbage."""
+    monkeypatch.setattr(history, "_standing", [])
+
+
 # What writes, and not only reads: there both the first and the last time counts.
 WRITING = ("apply", "undoing", "journal", "history", "moving", "draws", "carry", "writes")
 

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import copy
 import io
-import random
 import weakref
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given, reject, settings
@@ -19,20 +17,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import surgery
 from surgery.errors import SurgeryError, UndoError
-from surgery.operations import history
-from surgery.operations.plan import Outcome
-from tests.operations.cases import CASES, Branches, Recurrent, build
+from tests.operations.cases import CASES, Branches, Recurrent, branches, build, refused
 from tests.operations.state import content, differences, state_of
 from tests.strategies import Classifier, classifiers, module_trees
 
 pytestmark = pytest.mark.filterwarnings("ignore::surgery.errors.UncorroboratedWarning")
 
 EXAMPLE = torch.randn(3, 8, generator=torch.Generator().manual_seed(0))
-
-
-def branches(num_classes: int = 7, **options: Any) -> tuple[Branches, Outcome]:
-    model = Branches()
-    return model, surgery.replace_head(model, num_classes, example=EXAMPLE, **options)
 
 
 def train(model: nn.Module, steps: int = 2, example: Any = EXAMPLE) -> None:
@@ -273,15 +264,6 @@ def test_the_model_is_free_once_it_and_the_outcome_are_gone() -> None:
     assert reference() is None
 
 
-def refused(outcome: Outcome, match: str) -> UndoError:
-    """Undo is refused, and nothing moves."""
-    before = state_of(outcome.model)
-    with pytest.raises(UndoError, match=match) as caught:
-        outcome.undo()
-    assert not differences(before, state_of(outcome.model))
-    return caught.value
-
-
 def test_a_dry_run_has_nothing_to_undo() -> None:
     _, outcome = branches(dry_run=True)
     refused(outcome, "dry run")
@@ -299,121 +281,6 @@ def test_commit_after_undo_changes_nothing() -> None:
     outcome.commit()
     assert outcome.old
     refused(outcome, "undone already")
-
-
-def test_undo_out_of_order_is_refused_and_names_what_stands_in_the_way() -> None:
-    model = Branches()
-    start = state_of(model, process=False)
-    first = surgery.replace_head(model, 7, example=EXAMPLE)
-    middle = state_of(model, process=False)
-    second = surgery.replace_head(model, 9, heads="fc", example=EXAMPLE)
-    error = refused(first, r"replace_head\('fc': 9\) was done after it")
-    assert "undo replace_head('fc': 9) first" in str(error)
-    second.undo()
-    assert not differences(middle, state_of(model, process=False))
-    first.undo()
-    assert not differences(start, state_of(model, process=False))
-
-
-def test_three_operations_come_back_one_by_one() -> None:
-    model = Branches()
-    states, outcomes = [], []
-    for operate in (
-        lambda: surgery.replace_head(model, 7, example=EXAMPLE),
-        lambda: surgery.freeze(model, except_="heads", example=EXAMPLE),
-        lambda: surgery.remove_head(model, heads=["fc", "aux2"], example=EXAMPLE),
-    ):
-        states.append(state_of(model, process=False))
-        try:
-            outcomes.append(operate())
-        except SurgeryError:
-            states.pop()
-    assert len(outcomes) >= 2
-    for outcome in outcomes[:-1]:
-        refused(outcome, "was done after it")
-    for state, outcome in reversed(list(zip(states, outcomes, strict=True))):
-        outcome.undo()
-        assert not differences(state, state_of(model, process=False))
-
-
-class Nested(nn.Module):
-    """A model around another one that makes classes as well."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.backbone = Branches()
-        self.head = nn.Linear(5, 4)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.backbone.fc(self.backbone.trunk(x)))
-
-
-def _swap(module: nn.Module, **new: nn.Module) -> Outcome:
-    return surgery.replace(module, new, example=EXAMPLE)
-
-
-@pytest.mark.parametrize(
-    ("first", "second"),
-    [
-        (
-            lambda m: surgery.replace_head(m, 6, heads="head", example=EXAMPLE),
-            lambda m: surgery.replace_head(m.backbone, 5, example=EXAMPLE),
-        ),
-        (
-            lambda m: surgery.replace_head(m.backbone, 5, example=EXAMPLE),
-            lambda m: surgery.replace_head(m, 6, heads="head", example=EXAMPLE),
-        ),
-        (
-            lambda m: _swap(m.backbone.trunk, **{"2": nn.GELU()}),
-            lambda m: surgery.freeze(m, "head"),
-        ),
-    ],
-    ids=["parent, then child", "child, then parent", "grandchild, then parent"],
-)
-def test_operations_through_parent_and_child_know_of_each_other(
-    first: Callable[[Nested], Outcome], second: Callable[[Nested], Outcome]
-) -> None:
-    model = Nested()
-    start = state_of(model, process=False)
-    one, two = first(model), second(model)
-    refused(one, "was done after it")
-    two.undo()
-    one.undo()
-    assert not differences(start, state_of(model, process=False))
-
-
-def test_operations_on_models_apart_do_not_know_of_each_other() -> None:
-    model = Nested()
-    one = _swap(model.backbone.trunk, **{"2": nn.GELU()})
-    other, _ = branches()
-    two = surgery.replace(model.head, {"": nn.Linear(5, 9)}, example=torch.ones(2, 5))
-    one.undo()
-    two.undo()
-    assert other.num_classes == 7
-
-
-def test_an_operation_whose_outcome_is_lost_still_stands_in_the_way() -> None:
-    model, first = branches()
-    surgery.replace_head(model, 9, example=EXAMPLE)
-    error = refused(first, "was done after it")
-    assert "its outcome is gone" in str(error)
-
-
-def test_a_committed_operation_stands_for_good() -> None:
-    model, first = branches()
-    second = surgery.freeze(model, "fc")
-    second.commit()
-    assert "it was committed" in str(refused(first, r"freeze\('fc'\) was done after it"))
-
-
-def test_nothing_is_remembered_of_operations_in_nobodys_way(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(history, "_standing", [])
-    model = Branches()
-    surgery.replace_head(model, 7, example=EXAMPLE)
-    surgery.replace_head(model, 9, example=EXAMPLE).commit()
-    assert not history.standing()
 
 
 @pytest.mark.parametrize(
@@ -463,57 +330,6 @@ def test_a_copy_of_a_changed_model_is_independent() -> None:
         surgery.replace_head(other, 3, example=EXAMPLE).undo()
         assert other(EXAMPLE)[0].shape == (3, 7)
     assert model.fc.weight.shape == (5, 8)
-
-
-def test_generators_go_back_where_nobody_drew_since() -> None:
-    model = Branches()
-    state = torch.get_rng_state()
-    outcome = surgery.replace_head(model, 7, example=EXAMPLE)
-    assert not torch.equal(state, torch.get_rng_state())
-    outcome.undo()
-    assert torch.equal(state, torch.get_rng_state())
-
-
-def test_generators_stay_where_somebody_drew_since() -> None:
-    _, outcome = branches()
-    torch.rand(3)
-    state = torch.get_rng_state()
-    outcome.undo()
-    assert torch.equal(state, torch.get_rng_state())
-
-
-def test_numbers_are_drawn_from_the_given_generator_alone_and_given_back() -> None:
-    model, generator = Branches(), torch.Generator().manual_seed(3)
-    state, own = torch.get_rng_state(), generator.get_state()
-    outcome = surgery.replace_head(model, 7, example=EXAMPLE, generator=generator)
-    assert torch.equal(state, torch.get_rng_state())
-    assert not torch.equal(own, generator.get_state())
-    outcome.undo()
-    assert torch.equal(own, generator.get_state())
-
-
-def test_a_dry_run_draws_nothing_and_plans_the_same_values() -> None:
-    model = Branches()
-    state = torch.get_rng_state()
-    plan = surgery.replace_head(model, 7, example=EXAMPLE, dry_run=True).plan
-    assert torch.equal(state, torch.get_rng_state())
-    surgery.replace_head(model, 7, example=EXAMPLE)
-    planned = {step.address: step.new for step in plan.steps if step.kind == "parameter"}
-    assert torch.equal(model.fc.weight, planned["fc.weight"])
-
-
-def test_an_initialiser_that_draws_elsewhere_is_given_back_where_it_fails() -> None:
-    def init(weight: Tensor) -> None:
-        random.random()
-        np.random.rand()
-        torch.rand(1)
-        raise ValueError("no")
-
-    model = Branches()
-    before = state_of(model)
-    with pytest.raises(SurgeryError, match="no"):
-        surgery.replace_head(model, 7, example=EXAMPLE, init=init)
-    assert not differences(before, state_of(model))
 
 
 def test_a_recurrent_layer_keeps_its_list_of_weights_through_everything() -> None:
