@@ -37,13 +37,17 @@ def kept(modules: Iterable[nn.Module]) -> Iterator[None]:
         ([], False)
     """
     before: dict[int, tuple[Any, Any]] = {}
+    # Hook tables mostly: many, and quick to check.
+    empty: list[Any] = []
     flags: list[tuple[torch.Tensor, bool]] = []
     for module in modules:
-        _note(module.__dict__, before)
+        _note(module.__dict__, before, empty)
         flags += [(p, p.requires_grad) for p in module._parameters.values() if p is not None]
     try:
         yield
     finally:
+        for container in filter(None, empty):
+            container.clear()
         for container, content in before.values():
             _restore(container, content)
         for parameter, flag in flags:
@@ -51,22 +55,23 @@ def kept(modules: Iterable[nn.Module]) -> Iterator[None]:
                 parameter.requires_grad_(flag)
 
 
-def _note(container: Any, before: dict[int, tuple[Any, Any]]) -> None:
+def _note(container: Any, before: dict[int, tuple[Any, Any]], empty: list[Any]) -> None:
     if id(container) in before:
         return
-    before[id(container)] = (container, container.copy() if container else ())
-    if container:
-        items = container.values() if isinstance(container, dict) else container
-        if not _CONTAINERS.isdisjoint(map(type, items)):
-            for item in items:
-                if type(item) in _CONTAINERS:
-                    _note(item, before)
+    before[id(container)] = (container, container.copy())
+    items = container.values() if isinstance(container, dict) else container
+    for item in items:
+        if type(item) in _CONTAINERS:
+            if item:
+                _note(item, before, empty)
+            else:
+                empty.append(item)
 
 
 def _restore(container: Any, content: Any) -> None:
     # Nothing is written where nothing changed: others may be running the model.
     if len(container) == len(content) and all(map(is_, container, content)):
-        if not (container and isinstance(container, dict)):
+        if not isinstance(container, dict):
             return
         if all(map(is_, container.values(), content.values())):
             return
