@@ -56,8 +56,8 @@ def _seeded() -> Iterator[None]:
 @contextlib.contextmanager
 def _eager() -> Iterator[None]:
     fast = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
     try:
+        torch.backends.mha.set_fastpath_enabled(False)
         # Nothing can be compiled where dynamo was never imported, and importing it is slow.
         if "torch._dynamo" in sys.modules:
             with torch.compiler.set_stance("force_eager"):
