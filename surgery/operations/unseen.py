@@ -9,6 +9,8 @@ from torch import nn
 
 from surgery import tree
 from surgery.errors import PlanError
+from surgery.graph.axes import packet
+from surgery.graph.graph import Graph
 from surgery.heads import Head
 from surgery.survey import Survey
 
@@ -16,8 +18,8 @@ from surgery.survey import Survey
 def check_unseen(model: nn.Module, known: Survey, chosen: Sequence[tuple[Head, int]]) -> None:
     """Refuse to leave a head's twins behind where values decide which of them runs.
 
-    Where a recording needed no values, no value can choose a branch, and what did not run has
-    nothing to do with the head.
+    A value chose where the recording needed real tensors, or read a number out of the input's
+    integers, which are real on ``meta`` too. Otherwise no value can choose a branch.
 
     Args:
         model: the model, out of its wrappers.
@@ -27,7 +29,7 @@ def check_unseen(model: nn.Module, known: Survey, chosen: Sequence[tuple[Head, i
     Raises:
         PlanError: layers like a head stand beside it, and no recording ran them.
     """
-    if all(graph.backend != "real" for graph in known.graphs.values()):
+    if not any(_values_chose(graph) for graph in known.graphs.values()):
         return
     ran = {a for graph in known.graphs.values() for node in graph.nodes for a in node.addresses}
     for head, size in chosen:
@@ -44,6 +46,13 @@ def check_unseen(model: nn.Module, known: Survey, chosen: Sequence[tuple[Head, i
                 fix="example=(an input that runs them), or give them the new number first: "
                 f"surgery.replace(model, {{{twins[0]!r}: module, ...}})",
             )
+
+
+def _values_chose(graph: Graph) -> bool:
+    return graph.backend == "real" or any(
+        node.depends_on_input and packet(node.operation) == "_local_scalar_dense"
+        for node in graph.nodes
+    )
 
 
 def _twins(model: nn.Module, address: str, ran: set[str]) -> Iterator[str]:

@@ -128,3 +128,38 @@ def test_the_same_number_leaves_nothing_behind() -> None:
     model = Branching(nn.Linear(6, 5), nn.Linear(6, 5))
     surgery.replace_head(model, 5, example=ONES, registry=NO_PLUGINS)
     assert model(ONES).shape == model(-ONES).shape == (3, 5)
+
+
+class ByTask(nn.Module):
+    """An integer of the input chooses the head; integers have values on meta as well."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.num_classes = 5
+        self.heads = nn.ModuleList([nn.Linear(6, 5), nn.Linear(6, 5)])
+
+    def forward(self, x: torch.Tensor, task: torch.Tensor) -> torch.Tensor:
+        return self.heads[int(task)](x)
+
+
+def test_a_head_that_another_integer_chooses_is_not_left_behind() -> None:
+    model = ByTask()
+    example = (torch.zeros(2, 6), torch.tensor(0))
+    assert surgery.record(model, example).backend == "meta"
+    with pytest.raises(PlanError, match="values of the input decide") as raised:
+        surgery.replace_head(model, 7, example=example, registry=Registry.of())
+    assert raised.value.where == "heads.1"
+    assert (model.num_classes, model.heads[0].out_features) == (5, 5)
+
+
+class ByAttribute(ByTask):
+    """An attribute chooses the head, which no recording can know of."""
+
+    def forward(self, x: torch.Tensor, task: torch.Tensor | None = None) -> torch.Tensor:
+        return self.heads[0 if self.training is not None else 1](x)
+
+
+def test_a_head_that_only_code_leaves_out_is_named_in_the_plan() -> None:
+    model = ByAttribute()
+    outcome = surgery.replace_head(model, 7, example=torch.zeros(2, 6), registry=Registry.of())
+    assert any("heads.1.weight" in note for note in outcome.plan.notes)
