@@ -15,6 +15,7 @@ from torch import nn
 
 import surgery
 from benchmarks.timing import (
+    MODELS,
     THREADS,
     Timing,
     duration,
@@ -24,14 +25,6 @@ from benchmarks.timing import (
     publish,
     times,
 )
-
-MODELS = {
-    "ResNet-18": ("resnet18", 224),
-    "ResNet-152": ("resnet152", 224),
-    "EfficientNet-B7": ("efficientnet_b7", 600),
-    "ViT-H/14": ("vit_h_14", 224),
-    "Swin-v2-B": ("swin_v2_b", 256),
-}
 
 WHAT = """The models are torchvision's, built on `meta`. All tasks run in every round, in an order
 drawn anew: the bare loop with the audit, and the audit with its peers. A time is the median over

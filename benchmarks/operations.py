@@ -26,6 +26,7 @@ from torch.utils._pytree import tree_leaves
 
 import surgery
 from benchmarks.timing import (
+    MODELS,
     THREADS,
     Timing,
     duration,
@@ -37,13 +38,6 @@ from benchmarks.timing import (
 )
 from surgery.graph import remembered
 
-MODELS = {
-    "ResNet-18": ("resnet18", 224),
-    "ResNet-152": ("resnet152", 224),
-    "EfficientNet-B7": ("efficientnet_b7", 600),
-    "ViT-H/14": ("vit_h_14", 224),
-    "Swin-v2-B": ("swin_v2_b", 256),
-}
 MEMORY = ("ResNet-152", "ViT-H/14")
 CLASSES = 10
 

@@ -11,6 +11,7 @@ import torch
 import torchvision
 
 from benchmarks.timing import (
+    MODELS,
     THREADS,
     duration,
     interleave,
@@ -22,14 +23,6 @@ from benchmarks.timing import (
 from surgery.graph import remembered
 from surgery.graph.example import Example
 from surgery.graph.record import record_graph
-
-MODELS = {
-    "ResNet-18": ("resnet18", 224),
-    "ResNet-152": ("resnet152", 224),
-    "EfficientNet-B7": ("efficientnet_b7", 600),
-    "ViT-H/14": ("vit_h_14", 224),
-    "Swin-v2-B": ("swin_v2_b", 256),
-}
 
 WHAT = """The models are torchvision's, built on `meta`, and the input is two images there. All \
 tasks run in turn in every round; a time is the median over the rounds, a ratio the median of the \

@@ -22,6 +22,14 @@ import torch
 
 RESULTS = Path(__file__).parent / "results"
 THREADS = 1
+# What is measured, by the name in the tables: torchvision's name, and the input's size.
+MODELS = {
+    "ResNet-18": ("resnet18", 224),
+    "ResNet-152": ("resnet152", 224),
+    "EfficientNet-B7": ("efficientnet_b7", 600),
+    "ViT-H/14": ("vit_h_14", 224),
+    "Swin-v2-B": ("swin_v2_b", 256),
+}
 
 Task = Callable[[], object]
 Clock = Callable[[], float]
