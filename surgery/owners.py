@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from surgery import tree
-from surgery.graph.axes import packet
+from surgery.graph.aten import packet
 from surgery.graph.graph import Graph, Node
 from surgery.graph.walk import Mixing, weight_sources
 

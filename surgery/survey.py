@@ -16,7 +16,8 @@ from surgery.facts import Fact, find_facts
 from surgery.families.family import HeadClaim, HeadRole, contradicted
 from surgery.families.registry import Registry, default_registry
 from surgery.findings import Evidence, Head, HeadOutput, Heads
-from surgery.graph.axes import Track, follow, packet
+from surgery.graph.aten import packet
+from surgery.graph.axes import Track, follow
 from surgery.graph.example import Example
 from surgery.graph.graph import Graph, Leaf, Node
 from surgery.graph.record import record_graph

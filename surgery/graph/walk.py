@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
-from surgery.graph.axes import CONTRACTIONS, follow, is_pointwise, packet
+from surgery.graph.aten import CONTRACTIONS, is_pointwise, packet
+from surgery.graph.axes import follow
 from surgery.graph.graph import Graph, Node, Ref
 from surgery.graph.skeleton import is_floating
 

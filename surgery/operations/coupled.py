@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from surgery.errors import PlanError
-from surgery.graph.axes import packet
+from surgery.graph.aten import packet
 from surgery.graph.graph import Graph, Ref
 from surgery.graph.skeleton import is_floating
 from surgery.graph.walk import weight_sources

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from surgery.errors import PlanError
-from surgery.graph.axes import Meeting, follow, packet
+from surgery.graph.aten import packet
+from surgery.graph.axes import Meeting, follow
 from surgery.graph.graph import Graph, Node, Ref
 from surgery.graph.walk import Mixing, weight_sources
 from surgery.heads import Head

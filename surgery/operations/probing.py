@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
 from surgery.errors import PlanError
-from surgery.graph.axes import packet
+from surgery.graph.aten import packet
 from surgery.graph.graph import Spec
 from surgery.heads import Head
 from surgery.operations.follow import PerClass, multiple_of

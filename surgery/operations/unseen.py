@@ -9,7 +9,7 @@ from torch import nn
 
 from surgery import tree
 from surgery.errors import PlanError
-from surgery.graph.axes import packet
+from surgery.graph.aten import packet
 from surgery.graph.graph import Graph
 from surgery.heads import Head
 from surgery.survey import Survey

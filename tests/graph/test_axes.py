@@ -11,7 +11,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from surgery.graph.axes import Meeting, Track, follow, is_pointwise, operator, packet
+from surgery.graph.aten import is_pointwise, operator, packet
+from surgery.graph.axes import Meeting, Track, follow
 from surgery.graph.example import Example
 from surgery.graph.graph import Graph
 from surgery.graph.record import record_graph
