@@ -13,6 +13,11 @@ SurgeryError
 ├── PlanError                the operation cannot be done; nothing was touched
 ├── VerificationError        a check failed afterwards; everything was undone
 ├── UndoError                an outcome cannot be undone (now)
+├── WeightsError             a source of weights cannot be read
+│   ├── CorruptFileError     the file is broken, or of no format that is known
+│   ├── RefusedPickleError   the file asks for code to be run
+│   ├── AmbiguousWeightsError    which of these? or: no weights in there
+│   └── ChangedFileError     the file is no longer as it was when it was opened
 └── PluginError              a plugin is broken, misspelt or contradicted
     ├── HookError            a hook implementation with a wrong name or argument
     ├── ClaimConflictError   two plugins claim the same class
@@ -122,6 +127,26 @@ class VerificationError(SurgeryError):
 
 class UndoError(SurgeryError):
     """This outcome cannot be undone, or not yet."""
+
+
+class WeightsError(SurgeryError):
+    """A source of weights cannot be read."""
+
+
+class CorruptFileError(WeightsError):
+    """The file is broken, or of no format that is known."""
+
+
+class RefusedPickleError(WeightsError):
+    """The file asks for code to be run. None was."""
+
+
+class AmbiguousWeightsError(WeightsError):
+    """There are several sources of weights to choose from, or none."""
+
+
+class ChangedFileError(WeightsError):
+    """The file is no longer as it was when it was opened."""
 
 
 class PluginError(SurgeryError):
