@@ -6,7 +6,7 @@ and takes every write back if anything fails.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import nn
@@ -93,7 +93,9 @@ def apply(model: nn.Module, plan: Plan, draws: Draws | None = None) -> Outcome:
             raise _failure(plan, failed)
         operated = _operated(model, plan, journal, draws, old)
         changed = model if root is inner else root
-        return Outcome(changed, plan, checks, old, tensors_of(plan.steps), operated)
+        new = tensors_of(plan.steps) | dict(_filled(inner, plan))
+        journal.tell_autograd()
+        return Outcome(changed, plan, checks, old, new, operated)
     except BaseException as error:
         try:
             journal.take_back()
@@ -125,6 +127,8 @@ def _operated(
     """What undo will need, and the operation's place in the history."""
     inner = tree.unwrap(model)
     changes = journal.changes()
+    filled = {id(change.owner): change.before for change in changes if change.of_values}
+    old |= {a: filled[id(tensor)] for a, tensor in _filled(inner, plan) if id(tensor) in filled}
     root = next((step for step in plan.steps if step.kind == "root"), None)
     facts = [step for step in plan.steps if step.kind == "attribute"]
     touched = [a for step in plan.steps for a in _modules_of(step)] if root is None else [""]
@@ -135,10 +139,10 @@ def _operated(
         changes=tuple((change, placements(change.after)) for change in changes),
         places=places,
         configurations=configurations(inner, [(step.module, step.path) for step in facts]),
-        flags={
+        tensors={
             id(tree.get(inner, step.address)): step.address
             for step in plan.steps
-            if step.kind == "flag"
+            if step.kind in ("flag", "values")
         },
         witnesses=witnesses(inner, new),
         draws=draws,
@@ -156,10 +160,20 @@ def _modules_of(step: Step) -> tuple[str, ...]:
     return (step.module,) if step.kind == "attribute" else step.addresses
 
 
+def _filled(model: nn.Module, plan: Plan) -> Iterator[tuple[str, torch.Tensor]]:
+    """The tensors that got other values, by every address."""
+    for step in plan.steps:
+        if step.kind == "values":
+            for address in step.addresses:
+                tensor = tree.get(model, address)
+                if isinstance(tensor, torch.Tensor):
+                    yield address, tensor
+
+
 def _replaced(model: nn.Module, plan: Plan) -> dict[str, torch.Tensor]:
     found: dict[str, torch.Tensor] = {}
     for step in plan.steps:
-        if step.kind in ("attribute", "flag"):
+        if step.kind in ("attribute", "flag", "values"):
             continue
         for address in step.addresses:
             here = tree.get(model, address)

@@ -15,10 +15,15 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import nn
 
-How: TypeAlias = Literal["attribute", "item"]
+from surgery.operations.content import Content, memory_for, set_version, write_in_place
+
+How: TypeAlias = Literal["attribute", "item", "values"]
 
 _CONTAINERS = (dict, list, set)
 _BASES = (OrderedDict, dict, list, set)
+
+# The key of a change of a tensor's values.
+VALUES = "data"
 
 # How often taking back starts again where it is interrupted (by Ctrl-C) before it moves on.
 _PATIENCE = 8
@@ -36,7 +41,7 @@ MISSING = _Missing()
 
 @dataclass(frozen=True, eq=False)
 class Write:
-    """One assignment: ``owner.name = value`` or ``owner[name] = value``."""
+    """One assignment: ``owner.name = value``, ``owner[name] = value`` or ``owner[...] = value``."""
 
     owner: Any
     name: Any
@@ -44,7 +49,7 @@ class Write:
     how: How = "attribute"
 
     def do(self) -> None:
-        """Assign."""
+        """Assign. Values are written by a journal, which knows how to take them back."""
         if self.how == "item":
             self.owner[self.name] = self.value
         elif self.value is MISSING:
@@ -61,9 +66,9 @@ class Change:
         owner: the object.
         member: the name of the dict, list or set in it that holds the entry; None where the
             owner itself does.
-        key: the entry; None for a whole list or set.
+        key: the entry; None for a whole list or set, ``data`` for the values of a tensor.
         before: what was there, ``MISSING`` for nothing.
-        after: what is there now.
+        after: what is there now; for values a stand-in, which holds no memory.
         followers: for an entry of a dict that went: the keys that came after it.
     """
 
@@ -84,6 +89,11 @@ class Change:
         """What is there at this moment."""
         container = self.container
         return container if self.key is None else get_entry(container, self.key)
+
+    @property
+    def of_values(self) -> bool:
+        """Whether a tensor got other values, and all else about it stayed."""
+        return isinstance(self.owner, torch.Tensor) and self.key == VALUES
 
     def put(self, value: Any) -> None:
         """Give the entry a value that it once had."""
@@ -285,15 +295,42 @@ class _Values:
     data: torch.Tensor
     gradient: torch.Tensor | None
 
+    version: int
+
     @classmethod
     def of(cls, tensor: torch.Tensor) -> _Values:
         gradient = tensor.grad if tensor.is_leaf else None
-        return cls(tensor, tensor.data, None if gradient is None else gradient.data)
+        held = None if gradient is None else gradient.data
+        return cls(tensor, tensor.data, held, _version(tensor))
 
     def restore(self) -> None:
         self.owner.data = self.data
         if self.gradient is not None and self.owner.grad is not None:
             self.owner.grad.data = self.gradient
+        set_version(self.owner, self.version)
+
+
+@dataclass(frozen=True, eq=False)
+class _Bytes:
+    """What was in the memory of a tensor that is written in place."""
+
+    owner: torch.Tensor
+    data: torch.Tensor
+    version: int
+
+    @classmethod
+    def of(cls, tensor: torch.Tensor) -> _Bytes:
+        with torch.inference_mode(tensor.is_inference()):
+            return cls(tensor, tensor.data.clone(), _version(tensor))
+
+    def restore(self) -> None:
+        write_in_place(self.owner, self.data)
+        set_version(self.owner, self.version)
+
+
+def _version(tensor: torch.Tensor) -> int:
+    # Inference tensors keep none.
+    return -1 if tensor.is_inference() else tensor._version
 
 
 class Journal:
@@ -312,7 +349,8 @@ class Journal:
 
     def __init__(self) -> None:
         self._held: dict[int, _Object] = {}
-        self._values: dict[int, _Values] = {}
+        self._values: dict[int, _Values | _Bytes] = {}
+        self._filled: dict[int, torch.Tensor] = {}
 
     def perform(self, makers: Iterable[Callable[[], list[Write]]]) -> None:
         """Carry out writes one after the other. Who calls it takes them back if one fails.
@@ -322,8 +360,11 @@ class Journal:
         """
         for maker in makers:
             for write in maker():
-                self.remember(write.owner)
-                write.do()
+                if write.how == "values":
+                    self.fill(write.owner, write.value)
+                else:
+                    self.remember(write.owner)
+                    write.do()
 
     def remember(self, owner: Any) -> None:
         """Note what an object holds, unless that is known already."""
@@ -344,13 +385,37 @@ class Journal:
         if id(tensor) not in self._values:
             self._values[id(tensor)] = _Values.of(tensor)
 
+    def fill(self, tensor: torch.Tensor, content: Content) -> None:
+        """Give a tensor other values; it stays the same object, where it is and as it is.
+
+        Args:
+            tensor: what is written to, once in a journal.
+            content: the values.
+        """
+        values = content.read()
+        memory = memory_for(tensor, values, content.fresh)
+        self._filled[id(tensor)] = tensor
+        if memory is not None:
+            self.remember_values(tensor)
+            tensor.data = memory
+        else:
+            self._values.setdefault(id(tensor), _Bytes.of(tensor))
+            write_in_place(tensor, values)
+
+    def tell_autograd(self) -> None:
+        """Mark what was filled as changed: a graph recorded before refuses to go backward then."""
+        for tensor in self._filled.values():
+            if not tensor.is_inference():
+                torch.autograd.graph.increment_version(tensor)
+
     def take_back(self) -> None:
         """Restore everything that was noted, also where that itself is interrupted.
 
         Raises:
             BaseException: what interrupted it, once everything is restored.
         """
-        pending: list[_Object | _Values] = [*self._held.values(), *self._values.values()]
+        pending: list[_Object | _Values | _Bytes]
+        pending = [*self._held.values(), *self._values.values()]
         interrupted: BaseException | None = None
         patience = _PATIENCE
         while pending:
@@ -368,5 +433,12 @@ class Journal:
             raise interrupted
 
     def changes(self) -> tuple[Change, ...]:
-        """What became different since it was noted, entry by entry."""
-        return tuple(change for held in self._held.values() for change in held.changes())
+        """What became different since it was noted, entry by entry; then the values written."""
+        entries = [change for held in self._held.values() for change in held.changes()]
+        return (*entries, *(_filling(t, self._values[key].data) for key, t in self._filled.items()))
+
+
+def _filling(tensor: torch.Tensor, before: torch.Tensor) -> Change:
+    # One number stands for all: what is there now would keep its memory after the next writing.
+    after = tensor.data.new_empty(()).expand(tensor.shape)
+    return Change(tensor, None, VALUES, before, after)

@@ -17,7 +17,9 @@ from surgery.shown import Shown
 if TYPE_CHECKING:
     from surgery.operations.undoing import Operated
 
-StepKind: TypeAlias = Literal["module", "parameter", "buffer", "attribute", "flag", "root"]
+StepKind: TypeAlias = Literal[
+    "module", "parameter", "buffer", "values", "left", "attribute", "flag", "root"
+]
 
 
 @dataclass(frozen=True)
@@ -25,14 +27,16 @@ class Step:
     """One thing that changes, at every one of its addresses.
 
     Attributes:
-        kind: ``module``, ``parameter`` or ``buffer`` (a tensor); ``attribute`` (a fact such as
-            ``num_classes``); ``flag`` (``requires_grad`` of a parameter); ``root`` (the model
-            itself becomes another object).
+        kind: ``module``, ``parameter`` or ``buffer`` (another tensor); ``values`` (the tensor
+            stays and gets other values); ``left`` (its memory went to another model, and a
+            stand-in on meta stays behind); ``attribute`` (a fact such as ``num_classes``);
+            ``flag`` (``requires_grad`` of a parameter); ``root`` (the model itself becomes
+            another object).
         addresses: where; for an attribute its full path, ``backbone.config.num_labels``.
         module: for an attribute, the address of the module it hangs on.
         before: what is there, in words.
         after: what will be there, in words.
-        new: what is installed.
+        new: what is installed; for ``values`` their ``Content``.
     """
 
     kind: StepKind
@@ -91,6 +95,7 @@ class Plan(Shown):
         probes: for ``replace_head``: the numbers of classes with which the class axes were found,
             by head address; they equal no other dimension.
         features: for ``remove_head``: the size of the features that come out, by head address.
+        classes: for ``replace_head``: the names of the new classes, empty where they have none.
         feature_size: their size where it is one number, auxiliary heads aside.
         notes: what a person should know: blind spots, ties that end, facts that cannot follow.
         example: the arguments the checks run with.
@@ -103,6 +108,7 @@ class Plan(Shown):
     probes: Mapping[str, int] = field(default_factory=dict)
     features: Mapping[str, int] = field(default_factory=dict)
     feature_size: int | None = None
+    classes: tuple[str, ...] | None = None
     notes: tuple[str, ...] = ()
     example: Example | None = field(repr=False, compare=False, default=None)
 

@@ -12,6 +12,7 @@ from torch import nn
 from surgery import tree
 from surgery.errors import AddressError, UndoError
 from surgery.operations import history
+from surgery.operations.content import Content
 from surgery.operations.draws import Draws
 from surgery.operations.journal import Change, Journal
 from surgery.operations.moving import Converter, Placement
@@ -32,10 +33,11 @@ class Operated:
         changes: every entry that changed, with where the tensors in it were placed.
         places: the modules on the way to the changes, by address.
         configurations: by module address and path: the objects on the way to facts.
-        flags: by ``id`` of a parameter whose ``requires_grad`` changed: its address.
+        tensors: by ``id`` of a tensor whose values or ``requires_grad`` changed: its address.
         witnesses: untouched tensors by address, one for each device and dtype, and where they were.
         draws: the random numbers that were drawn.
         entry: the operation's place in the history.
+        also: what the same operation did to another model, undone with it.
         old: the mapping that the outcome shows.
         over: why it cannot be undone any more, or empty.
     """
@@ -44,10 +46,11 @@ class Operated:
     changes: tuple[tuple[Change, Installed], ...] = ()
     places: Mapping[str, nn.Module] = field(default_factory=dict)
     configurations: Mapping[tuple[str, str], Any] = field(default_factory=dict)
-    flags: Mapping[int, str] = field(default_factory=dict)
+    tensors: Mapping[int, str] = field(default_factory=dict)
     witnesses: Installed = field(default_factory=dict)
     draws: Draws | None = None
     entry: history.Entry | None = None
+    also: tuple[Outcome, ...] = ()
     old: dict[str, torch.Tensor] = field(default_factory=dict)
     over: str = ""
 
@@ -58,12 +61,15 @@ class Operated:
         self.changes = ()
         self.places = {}
         self.configurations = {}
-        self.flags = {}
+        self.tensors = {}
         self.draws = None
+        self.also = ()
 
     def commit(self) -> None:
         """Let go of everything, the old tensors that the outcome shows included."""
         if not self.over:
+            for other in self.also:
+                other.commit()
             self.release("it was committed")
             self.old.clear()
 
@@ -79,36 +85,72 @@ def _released(reason: str) -> Operated:
 def undo(outcome: Outcome) -> nn.Module:
     """Take an operation back, all of it or nothing; see ``Outcome.undo``."""
     operated = _undoable(outcome)
-    given, draws = operated.given, Draws()
-    if given is None or operated.entry is None:
-        raise UndoError(
-            "this outcome cannot be undone: it holds no model",
-            where=outcome.plan.title,
-            fix="keep the outcome that the verb returned, and call its undo()",
-        )
-    root = tree.unwrap(given)
-    _check_places(outcome, root, operated)
-    changes = [(_present(outcome, c, root), i) for c, i in operated.changes]
-    for change, _ in changes:
-        _check_untouched(outcome, change)
-    journal = Journal()
+    # What the other model needs goes first: it gets back what this one holds now.
+    undone = [_Undone(each) for each in (*operated.also, outcome)]
+    draws, journal = Draws(), Journal()
     try:
-        for owner in (operated, history.standing(), *(change.owner for change, _ in changes)):
-            journal.remember(owner)
-        converter = Converter(journal, root, operated.witnesses, outcome.plan.title)
-        values = [converter.converted(change, installed) for change, installed in changes]
-        for (change, _), value in reversed(list(zip(changes, values, strict=True))):
-            change.put(value)
-        history.standing().remove(operated.entry)
-        if operated.draws is not None:
-            operated.draws.give_back()
-        operated.release("it was undone already")
-        return given
+        for each in undone:
+            each.remember(journal)
+        for each in undone:
+            each.convert(journal)
+        for each in undone:
+            each.put(journal)
+        for each in undone:
+            each.close()
+        journal.tell_autograd()
+        return undone[-1].given
     except BaseException as error:
         draws.take_back()
         journal.take_back()
         error.add_note(f"{outcome.plan.title} still stands: undoing it was given up")
         raise
+
+
+class _Undone:
+    """One outcome on its way back. Making it checks everything and touches nothing."""
+
+    def __init__(self, outcome: Outcome) -> None:
+        self.operated = operated = _undoable(outcome)
+        self.title = outcome.plan.title
+        if operated.given is None or operated.entry is None:
+            raise UndoError(
+                "this outcome cannot be undone: it holds no model",
+                where=self.title,
+                fix="keep the outcome that the verb returned, and call its undo()",
+            )
+        self.given, self.entry = operated.given, operated.entry
+        self.root = tree.unwrap(operated.given)
+        _check_places(outcome, self.root, operated)
+        self.changes = [(_present(outcome, c, self.root), i) for c, i in operated.changes]
+        for change, _ in self.changes:
+            _check_untouched(outcome, change)
+        self.values: list[Any] = []
+
+    def remember(self, journal: Journal) -> None:
+        for owner in (self.operated, history.standing(), *(c.owner for c, _ in self.changes)):
+            journal.remember(owner)
+
+    def convert(self, journal: Journal) -> None:
+        converter = Converter(journal, self.root, self.operated.witnesses, self.title)
+        self.values = [converter.converted(change, places) for change, places in self.changes]
+
+    def put(self, journal: Journal) -> None:
+        for (change, _), value in reversed(list(zip(self.changes, self.values, strict=True))):
+            if change.of_values:
+                journal.fill(change.owner, _given(value))
+            else:
+                change.put(value)
+
+    def close(self) -> None:
+        history.standing().remove(self.entry)
+        if self.operated.draws is not None:
+            self.operated.draws.give_back()
+        self.operated.release("it was undone already")
+
+
+def _given(value: torch.Tensor) -> Content:
+    """Old values, which only what is undone holds; nobody may hold them beside the tensor."""
+    return Content(lambda: value, fresh=True)
 
 
 def _undoable(outcome: Outcome) -> Operated:
@@ -170,7 +212,7 @@ def _at(root: nn.Module, address: str) -> Any:
 def _present(outcome: Outcome, change: Change, root: nn.Module) -> Change:
     """The change, on the parameter that is there now where moving the model made a new one."""
     operated = outcome.operated
-    address = operated.flags.get(id(change.owner)) if operated is not None else None
+    address = operated.tensors.get(id(change.owner)) if operated is not None else None
     if address is None:
         return change
     here = _at(root, address)

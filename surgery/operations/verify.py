@@ -109,6 +109,9 @@ class _Touched:
         self.tensors = {
             a for s in plan.steps if s.kind in ("parameter", "buffer") for a in s.addresses
         }
+        self.values = {a for s in plan.steps if s.kind == "values" for a in s.addresses}
+        self.left = {a for s in plan.steps if s.kind == "left" for a in s.addresses}
+        self.tensors |= self.left
         self.flags = {a for s in plan.steps if s.kind == "flag" for a in s.addresses}
         # Attributes of a module may be plain tensors; they are planned as attributes.
         self.tensors |= {a for s in plan.steps if s.kind == "attribute" for a in s.addresses}
@@ -146,11 +149,10 @@ def _is_set(model: nn.Module, step: Step, address: str, after: ModelState) -> bo
     state = after.tensors.get(address)
     if state is None:
         return False
-    return (
-        state.tensor.requires_grad is step.new
-        if step.kind == "flag"
-        else (state.tensor is step.new)
-    )
+    if step.kind == "flag":
+        return state.tensor.requires_grad is step.new
+    # That it is the tensor that was there is for the check of untouched tensors to say.
+    return step.kind == "values" or state.tensor is step.new
 
 
 def _fact_is_set(model: nn.Module, step: Step) -> bool:
@@ -212,12 +214,13 @@ def _check_tensors(before: ModelState, after: ModelState, touched: _Touched) -> 
         if touched.tensor(address):
             continue
         now = after.tensors.get(address)
-        kept += 1
+        written = address in touched.values
+        kept += not written
         if now is None:
             wrong.append(f"{address} is gone")
         elif now.tensor is not state.tensor:
             wrong.append(f"{address} is another tensor")
-        elif (now.pointer, now.version) != (state.pointer, state.version):
+        elif not written and (now.pointer, now.version) != (state.pointer, state.version):
             wrong.append(f"{address} was written to")
     wrong += [
         f"{address} is new"
@@ -251,7 +254,7 @@ def _check_placement(before: ModelState, after: ModelState, touched: _Touched) -
     wrong = []
     for address, state in before.tensors.items():
         now = after.tensors.get(address)
-        if now is None or touched.module(address):
+        if now is None or touched.module(address) or address in touched.left:
             continue
         old, new = state.placement, now.placement
         if not touched.tensor(address) and old[0] != new[0]:

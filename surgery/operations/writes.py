@@ -34,6 +34,10 @@ def makers(
 
 
 def _writes(model: nn.Module, step: Step, transform: Transform | None) -> list[Write]:
+    if step.kind == "values":
+        # A skeleton has no values, and one tensor is behind all addresses.
+        write = Write(tree.get(model, step.address), "...", step.new, "values")
+        return [write] if transform is None else []
     new = transform(step.new) if transform is not None else step.new
     if step.kind == "attribute":
         return [attribute_write(tree.get_module(model, step.module), step.path, new)]
