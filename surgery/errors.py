@@ -11,6 +11,7 @@ SurgeryError
 │   ├── NoHeadError          nothing in the model makes classes
 │   └── AmbiguousHeadError   several candidates, and nothing that decides
 ├── PlanError                the operation cannot be done; nothing was touched
+│   └── CoverageError        too little of a source of weights fits the model
 ├── VerificationError        a check failed afterwards; everything was undone
 ├── UndoError                an outcome cannot be undone (now)
 ├── WeightsError             a source of weights cannot be read
@@ -119,6 +120,10 @@ class AmbiguousHeadError(HeadError):
 
 class PlanError(SurgeryError):
     """The operation cannot be done. Nothing was touched."""
+
+
+class CoverageError(PlanError):
+    """Too few tensors of a source of weights fit the model by name and shape."""
 
 
 class VerificationError(SurgeryError):
