@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from surgery.operations.backbone import remove_head
     from surgery.operations.freezing import freeze, unfreeze
     from surgery.operations.head import replace_head
+    from surgery.operations.input import adapt_input
     from surgery.operations.module import replace
     from surgery.operations.plan import Outcome, Plan
     from surgery.parameters import Audit, audit
@@ -31,6 +32,7 @@ _DOOR = {
     "Heads": "surgery.findings",
     "Outcome": "surgery.operations.plan",
     "Plan": "surgery.operations.plan",
+    "adapt_input": "surgery.operations.input",
     "audit": "surgery.parameters",
     "find_heads": "surgery.heads",
     "freeze": "surgery.operations.freezing",
@@ -52,6 +54,7 @@ __all__ = [
     "Heads",
     "Outcome",
     "Plan",
+    "adapt_input",
     "audit",
     "find_heads",
     "freeze",
