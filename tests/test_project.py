@@ -75,7 +75,7 @@ LEVELS = {
             ("findings",),
             ("survey",),
             ("heads",),
-            ("parameters", "weights"),
+            ("parameters", "weights", "deferred"),
             ("layers",),
             ("operations",),
             ("optimizers",),
