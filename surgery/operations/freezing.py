@@ -85,9 +85,7 @@ def freeze(
         patterns = early if patterns == "*" else (*early, *listed(patterns))
     kept = select(model, except_, "except_", example=example, registry=registry)
     chosen = select(model, patterns, "patterns", example=example, registry=registry) - kept
-    steps = list(_flags(model, chosen, kept, trainable=False))
-    if norm == "eval":
-        steps += _still(model, chosen, kept)
+    steps = steps_to_freeze(model, chosen, kept, norm)
     return _carried_out(model, f"freeze({_shown(patterns)})", steps, dry_run)
 
 
@@ -128,6 +126,26 @@ def unfreeze(
     chosen = select(model, patterns, "patterns", example=example, registry=registry)
     steps = [*_flags(model, chosen, frozenset(), trainable=True), *_moving(model, chosen)]
     return _carried_out(model, f"unfreeze({_shown(patterns)})", steps, dry_run)
+
+
+def steps_to_freeze(
+    model: nn.Module,
+    chosen: frozenset[str],
+    kept: frozenset[str] = frozenset(),
+    norm: Norm = "eval",
+) -> list[Step]:
+    """What freezing consists of.
+
+    Args:
+        model: any module.
+        chosen: addresses of parameters and buffers to freeze.
+        kept: addresses to leave as they are, also where they share a tensor with others.
+        norm: whether normalisation layers among them stay in eval mode.
+    """
+    steps = list(_flags(model, chosen, kept, trainable=False))
+    if norm == "eval":
+        steps += _still(model, chosen, kept)
+    return steps
 
 
 def _carried_out(model: nn.Module, title: str, steps: list[Step], dry_run: bool) -> Outcome:
