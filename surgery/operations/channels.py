@@ -286,18 +286,16 @@ def _shift_steps(
             found=type(layer).__name__,
             fix=f"surgery.replace(model, {{{owner!r}: module}}) with a layer that has one",
         )
-    yield _new_bias(model, layer, old, shift.to(old.dtype))
+    yield _new_bias(owner, old, shift.to(old.dtype))
 
 
-def _new_bias(
-    model: nn.Module, layer: nn.Module, old: torch.Tensor, shift: torch.Tensor
-) -> tuple[Step, str]:
-    owners = tree.index(model).addresses(layer)
-    addresses = tuple(tree.join(owner, "bias") for owner in owners)
+def _new_bias(address: str, old: torch.Tensor, shift: torch.Tensor) -> tuple[Step, str]:
+    """A bias for a layer that has none; no tensor is replaced, so it is set like an attribute."""
     bias = nn.Parameter(shift.to(old.device), requires_grad=old.requires_grad)
+    where = tree.join(address, "bias")
     after = str(Spec(tuple(bias.shape), bias.dtype))
-    step = Step("parameter", addresses, "no bias", after, bias)
-    return step, f"{addresses[0]} is new: it makes up for the other means"
+    step = Step("attribute", (where,), "no bias", after, bias, address)
+    return step, f"{where} is new, in state_dict too: it makes up for the other means"
 
 
 def _bias(opening: Opening) -> tuple[str, ...] | None:

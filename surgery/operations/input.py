@@ -335,23 +335,26 @@ def _plan(
     example: Example,
     notes: tuple[str, ...],
 ) -> Plan:
-    after = outputs_after(model, steps, example, graphs)
+    seen = outputs_after(model, steps, example, graphs)
     outputs = []
     for mode, graph in graphs.items():
-        before = {leaf.path: leaf.spec for leaf in graph.leaves}
-        leaves = {path: leaf.spec for path, leaf in after[mode].items()}
-        for path in {**before, **leaves}:
-            if before.get(path) != leaves.get(path):
+        old = {leaf.path: leaf.spec for leaf in graph.leaves}
+        new = {path: leaf.spec for path, leaf in seen[mode].items()}
+        for path in {**old, **new}:
+            if old.get(path) != new.get(path):
                 raise PlanError(
                     "with other channels at the input an output has another form",
                     where=f"{path} ({mode})",
-                    expected=str(before.get(path, "nothing")),
-                    found=str(leaves.get(path, "nothing")),
+                    expected=str(old.get(path, "nothing")),
+                    found=str(new.get(path, "nothing")),
                     fix="surgery.replace(model, {address: module}) changes layers without this "
                     "promise",
                 )
-            outputs.append(OutputChange(mode, path, before[path], leaves[path]))
-    return Plan(title, steps, tuple(outputs), growth(model, steps), notes=notes, example=example)
+            outputs.append(OutputChange(mode, path, old[path], new[path]))
+    before, after = growth(model, steps)
+    added = [s.new for s in steps if s.kind == "attribute" and isinstance(s.new, nn.Parameter)]
+    count = (before, after + sum(tensor.numel() for tensor in added))
+    return Plan(title, steps, tuple(outputs), count, notes=notes, example=example)
 
 
 def _nothing(model: nn.Module, why: str, example: Example) -> Plan:
