@@ -17,16 +17,25 @@ Pattern: TypeAlias = "str | re.Pattern[str] | Callable[[str], bool]"
 Patterns: TypeAlias = "Pattern | Iterable[Pattern]"
 
 
-def listed(patterns: Patterns) -> tuple[Any, ...]:
+def listed(patterns: object, argument: str) -> tuple[Any, ...]:
     """One pattern or several, as a tuple.
 
+    Args:
+        patterns: what was passed.
+        argument: the name of the argument it was passed as, for the error.
+
+    Raises:
+        ArgumentError: it is neither a pattern nor several.
+
     Example:
-        >>> listed("fc"), listed(["fc", "layer*"])
+        >>> listed("fc", "drop"), listed(["fc", "layer*"], "drop")
         (('fc',), ('fc', 'layer*'))
     """
+    if isinstance(patterns, Iterable) and not isinstance(patterns, str | bytes):
+        return tuple(patterns)
     if isinstance(patterns, str | re.Pattern) or callable(patterns):
         return (patterns,)
-    return tuple(patterns)
+    raise _no_pattern(patterns, argument)
 
 
 def prefixes(name: str) -> list[str]:
@@ -66,11 +75,15 @@ def fitting(pattern: object, argument: str) -> Callable[[str], bool]:
     elif callable(pattern):
         single = pattern
     else:
-        raise ArgumentError(
-            "this names no tensor",
-            where=argument,
-            expected="a name with '*' and '?', a regular expression, or a callable",
-            found=repr(pattern),
-            fix=f"{argument}='features.*'",
-        )
+        raise _no_pattern(pattern, argument)
     return lambda name: any(single(prefix) for prefix in prefixes(name))
+
+
+def _no_pattern(found: object, argument: str) -> ArgumentError:
+    return ArgumentError(
+        "this names no tensor",
+        where=argument,
+        expected="a name with '*' and '?', a regular expression, or a callable",
+        found=repr(found),
+        fix=f"{argument}='features.*'",
+    )

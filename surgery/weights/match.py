@@ -123,6 +123,7 @@ def match(
     reading = _read(kept, entries, model, dialects or {})
     claims = _Claims({}, set())
     _pair(claims, kept, reading, model)
+    _check_single(claims, kept, reading, model)
     late, used_late = left_out(drop, {key: (key,) for key in model})
     _check_used(drop, used | used_late)
     dropped |= {claims.pairs.pop(key) for key in late & claims.pairs.keys()}
@@ -241,6 +242,21 @@ def _behind(places: Mapping[str, str], prefix: str) -> dict[str, str]:
     }
 
 
+def _check_single(
+    claims: _Claims, names: Mapping[str, str], reading: _Reading, model: Mapping[str, TensorInfo]
+) -> None:
+    """Refuse a key that wrappers alone keep from a place that another rewritten key has."""
+    places = {strip(key, WRAPPED): key for key in claims.pairs}
+    prefix = strip(reading.found.rewriting.source_prefix, WRAPPED)
+    for key, name in names.items():
+        if key not in claims.taken:
+            bare = strip(reading.spell(name), WRAPPED)
+            place = places.get(bare) or places.get(bare.removeprefix(prefix))
+            # A key that the model has under its very name keeps it whatever else would fit.
+            if place is not None and names[claims.pairs[place]] != place and name not in model:
+                raise _collision(place, claims.pairs[place], key)
+
+
 def _collision(place: str, first: str, second: str) -> PlanError:
     return PlanError(
         "two keys of the source lead to one of the model",
@@ -267,7 +283,7 @@ def _check_share(min_coverage: object) -> None:
 
 
 def _check_used(drop: object, used: frozenset[int]) -> None:
-    for position, pattern in enumerate(listed(drop)):  # type: ignore[arg-type]
+    for position, pattern in enumerate(listed(drop, "drop")):
         if position not in used:
             raise ArgumentError(
                 "no key of the source or of the model fits this pattern",

@@ -69,7 +69,7 @@ def left_out(
         The keys, and the positions of the patterns that fit something.
     """
     found, used = set(), set()
-    for position, pattern in enumerate(listed(patterns)):  # type: ignore[arg-type]
+    for position, pattern in enumerate(listed(patterns, "drop")):
         fits = fitting(pattern, "drop")
         hit = {key for key, known in names.items() if any(map(fits, dict.fromkeys(known)))}
         if hit:
