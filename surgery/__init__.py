@@ -16,8 +16,10 @@ if TYPE_CHECKING:
     from surgery.operations.freezing import freeze, unfreeze
     from surgery.operations.head import replace_head
     from surgery.operations.input import adapt_input
+    from surgery.operations.keypoints import replace_keypoints
     from surgery.operations.module import replace
     from surgery.operations.plan import Outcome, Plan
+    from surgery.operations.transplant import transplant
     from surgery.parameters import Audit, audit
     from surgery.recording import record
     from surgery.reports.report import report
@@ -40,8 +42,10 @@ _DOOR = {
     "remove_head": "surgery.operations.backbone",
     "replace": "surgery.operations.module",
     "replace_head": "surgery.operations.head",
+    "replace_keypoints": "surgery.operations.keypoints",
     "report": "surgery.reports.report",
     "summary": "surgery.layers",
+    "transplant": "surgery.operations.transplant",
     "unfreeze": "surgery.operations.freezing",
 }
 
@@ -62,8 +66,10 @@ __all__ = [
     "remove_head",
     "replace",
     "replace_head",
+    "replace_keypoints",
     "report",
     "summary",
+    "transplant",
     "unfreeze",
 ]
 

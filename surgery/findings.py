@@ -57,8 +57,12 @@ class Head(Shown):
             make).
         in_features: size of the features each class is computed from.
         num_classes: how many classes it makes.
+        factor: how many numbers it makes for each class: 4 for the boxes of a detector, the
+            number of anchors where it makes the classes of each.
         role: ``main``, ``aux`` (makes nothing in eval mode where another head does, or is named
-            so), or a family's word.
+            so), or a family's word: ``coupled`` for a layer that follows other heads.
+        follows: for a coupled layer, the heads whose classes it has.
+        background: the name of class 0 where it stands for "no object", else empty.
         outputs: the outputs it makes.
         weights: for each parameter of its weight, all addresses; for each buffer or plain tensor,
             where it is made of those.
@@ -76,6 +80,9 @@ class Head(Shown):
     weights: tuple[tuple[str, ...], ...]
     tied_to: tuple[str, ...]
     evidence: tuple[Evidence, ...]
+    factor: int = 1
+    follows: tuple[str, ...] = ()
+    background: str = ""
 
     @property
     def corroborated(self) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -69,7 +70,8 @@ def summary(
 
     tree.check_model(model)
     _check(depth, columns)
-    resolved = resolve_example(model, example)
+    # The table is about forward itself.
+    resolved = replace(resolve_example(model, example), forward=None)
     tables: list[ModelStatistics] = []
 
     def watch(skeleton: nn.Module) -> None:

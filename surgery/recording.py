@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
 
 from surgery import tree
-from surgery.errors import RecordError
+from surgery.errors import PluginError, RecordError
 from surgery.families.applied import example_for
+from surgery.families.family import Family
 from surgery.families.registry import Registry, default_registry
 from surgery.graph.example import Example
 from surgery.graph.graph import Graph
@@ -73,10 +75,11 @@ def resolve_example(
     Raises:
         ExampleError: nothing was given and nothing could be inferred.
     """
-    if example is not None:
-        return Example.of(example)
     registry = default_registry() if registry is None else registry
     family = registry.claim(model)
+    if example is not None:
+        given = Example.of(example)
+        return given if family is None else _with_forward(given, family, model)
     known = example_for(family, model) if family is not None else None
     if known is not None:
         return known
@@ -91,6 +94,17 @@ def resolve_example(
         return None
 
     return infer_example(model, attempt)
+
+
+def _with_forward(given: Example, family: Family, model: nn.Module) -> Example:
+    """The caller's arguments, for what the family records in place of a forward on values."""
+    if given.forward is not None or not callable(family.example):
+        return given
+    try:
+        known = example_for(family, model)
+    except PluginError:  # it tells callers to pass an example, which this one did
+        return given
+    return given if known is None else replace(given, forward=known.forward)
 
 
 def _attempt_real(model: nn.Module, candidate: Example, train: bool) -> Exception | None:

@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import nn
 
 from surgery import tree
+from surgery.claims import Claimed, checked, claim_on, claims_of, synced_facts
 from surgery.errors import RecordError
 from surgery.facts import Fact, find_facts
-from surgery.families.family import HeadClaim, HeadRole, contradicted
+from surgery.families.family import HeadRole
 from surgery.families.registry import Registry, default_registry
 from surgery.findings import Evidence, Head, HeadOutput, Heads
 from surgery.graph.aten import packet
-from surgery.graph.axes import Track, follow
+from surgery.graph.axes import Track, follow, packings_of
 from surgery.graph.example import Example
-from surgery.graph.graph import Graph, Leaf, Node
+from surgery.graph.graph import Graph, Leaf, Node, Ref
+from surgery.graph.packing import PLAIN, Packing
 from surgery.graph.record import record_graph
 from surgery.graph.skeleton import is_floating
 from surgery.graph.walk import Mixing, ancestors, feeding, frontier, weight_sources
@@ -58,6 +60,7 @@ class Site:
         mixing: the operation.
         axis: the class axis of the output.
         track: where the class axis went on the way.
+        packing: how the features that the operation makes hold the classes.
     """
 
     mode: str
@@ -65,6 +68,18 @@ class Site:
     mixing: Mixing
     axis: int
     track: Track
+    packing: Packing = PLAIN
+
+    @property
+    def classes(self) -> int:
+        """The number of classes made here."""
+        return self.packing.classes(self.mixing.features)
+
+    @property
+    def span(self) -> int:
+        """How much of the class axis of the output it fills."""
+        packing = PLAIN if self.leaf.source is None else self.track.packing(self.leaf.source)
+        return packing.entries(self.classes)
 
 
 @dataclass(frozen=True)
@@ -107,21 +122,21 @@ def survey(model: nn.Module, example: Any = None, *, registry: Registry | None =
     resolved = resolve_example(model, example, registry=registry)
     graphs, spots = _record_both(model, resolved)
     index = tree.index(model)
-    facts = find_facts(model)
-    claims = tuple(_claims(index, registry))
+    claims = claims_of(index, registry)
+    facts = _facts(model, index, registry)
+    looking = _Looking(index, facts, claims)
     found: dict[str, list[tuple[Owner, Site]]] = {}
     endings: dict[str, str] = {}
     for mode, graph in graphs.items():
         spots += [spot for spot in graph.blind_spots if spot not in spots]
         for leaf in graph.leaves:
-            sites, ending = _sites(mode, graph, leaf)
+            sites, ending = _sites(mode, graph, leaf, looking)
             endings.setdefault(leaf.path, ending)
-            for site in sites:
-                owner = owner_of(index, graph, site.mixing)
+            for owner, site in sites:
                 found.setdefault(owner.address, []).append((owner, site))
     in_eval = any(site.mode == "eval" for places in found.values() for _, site in places)
-    heads = [_head(places, facts, claims, in_eval) for places in found.values()]
-    heads = _checked(index, registry, heads)
+    heads = [_head(places, looking, in_eval) for places in found.values()]
+    heads = checked(index, registry, claims, heads)
     sites_by_head = {head.address: tuple(site for _, site in found[head.address]) for head in heads}
     said = list(dict.fromkeys(endings.values())) or ["no output holds a tensor"]
     packed = [] if heads else _packed(index)
@@ -160,7 +175,31 @@ def _record_both(model: nn.Module, example: Example) -> tuple[dict[str, Graph], 
     return graphs, [f"{mode} mode was not seen: {error.what}" for mode, error in errors.items()]
 
 
-def _sites(mode: str, graph: Graph, leaf: Leaf) -> tuple[list[Site], str]:
+@dataclass(frozen=True)
+class _Looking:
+    """What is known of a model when heads are looked for in its recordings."""
+
+    index: tree.Index
+    facts: tuple[Fact, ...]
+    claims: tuple[Claimed, ...]
+
+    def numbers(self, owner: Owner) -> frozenset[int]:
+        """The numbers of classes that the model says of this layer, or of what it is part of."""
+        return frozenset(fact.classes for fact in self.facts if _concerns(fact, owner))
+
+
+def _facts(model: nn.Module, index: tree.Index, registry: Registry) -> tuple[Fact, ...]:
+    """What the model says itself, and what its families say it says."""
+    found = {fact.address: fact for fact in find_facts(model)}
+    for fact in synced_facts(index, registry):
+        found.setdefault(fact.address, fact)
+    return tuple(found.values())
+
+
+Sites: TypeAlias = list[tuple[Owner, Site]]
+
+
+def _sites(mode: str, graph: Graph, leaf: Leaf, looking: _Looking) -> tuple[Sites, str]:
     """Where heads make this output, and what the graph shows behind it, in words."""
     if leaf.source is None:
         return [], f"{leaf.path} comes from outside the recording"
@@ -171,31 +210,68 @@ def _sites(mode: str, graph: Graph, leaf: Leaf) -> tuple[list[Site], str]:
         return [], f"{leaf.path} {_NO_LAYER}"
     if len(mixings) > _STREAM and mixings[0].node in ancestors(graph, mixings[-1].node):
         return [], _stream(graph, leaf, mixings)
-    tracks = [follow(graph, mixing.value, mixing.axis) for mixing in mixings]
-    sites = [
-        Site(mode, leaf, mixing, track.axes[leaf.source], track)
-        for mixing, track in zip(mixings, tracks, strict=True)
-        if leaf.source in track.axes
-    ]
-    sites = _whole(leaf, sites)
+    found = [_site(mode, graph, leaf, mixing, looking) for mixing in mixings]
+    sites = _whole(leaf, [pair for pair in found if pair is not None])
     if not sites:
         names = ", ".join(_operand(graph, mixing) for mixing in mixings[:4])
         return [], f"{leaf.path} {leaf.spec} ends in {names}, whose features are no axis of it"
-    if any(_is_stream(graph, *pair) for pair in feeding(graph, [site.mixing for site in sites])):
-        return [], _stream(graph, leaf, tuple(site.mixing for site in sites))
-    names = ", ".join(_operand(graph, site.mixing) for site in sites[:4])
+    made = [site.mixing for _, site in sites]
+    if any(_is_stream(graph, *pair) for pair in feeding(graph, made)):
+        return [], _stream(graph, leaf, tuple(made))
+    names = ", ".join(_operand(graph, mixing) for mixing in made[:4])
     return sites, f"{leaf.path} {leaf.spec} ends in {names}"
 
 
-def _whole(leaf: Leaf, sites: list[Site]) -> list[Site]:
+def _site(
+    mode: str, graph: Graph, leaf: Leaf, mixing: Mixing, looking: _Looking
+) -> tuple[Owner, Site] | None:
+    """Where the features of an operation are an axis of the output, or a view's part of them."""
+    source = leaf.source
+    track = follow(graph, mixing.value, mixing.axis)
+    reached = source in track.axes
+    splits = () if reached else packings_of(graph, track)
+    if source is None or not (reached or splits):
+        return None
+    owner = owner_of(looking.index, graph, mixing)
+    packing = PLAIN
+    if reached:
+        claimed = claim_on(looking.claims, owner)
+        factor = claimed.claim.factor if claimed is not None else 1
+        if factor > 1 and mixing.features % factor == 0:
+            packing = Packing(inner=factor)
+    else:
+        chosen = _split(graph, mixing, source, splits, looking.numbers(owner))
+        if chosen is None:
+            return None
+        packing = chosen
+    if packing != PLAIN:
+        track = follow(graph, mixing.value, mixing.axis, packing)
+    return owner, Site(mode, leaf, mixing, track.axes[source], track, packing)
+
+
+def _split(
+    graph: Graph,
+    mixing: Mixing,
+    source: Ref,
+    splits: Sequence[Packing],
+    numbers: frozenset[int],
+) -> Packing | None:
+    """The one part of split features that the model says are classes, as an axis of the output."""
+    known = [packing for packing in splits if packing.classes(mixing.features) in numbers]
+    tracks = {packing: follow(graph, mixing.value, mixing.axis, packing) for packing in known}
+    whole = [p for p, t in tracks.items() if source in t.axes and t.packing(source) == PLAIN]
+    return whole[0] if len(whole) == 1 else None
+
+
+def _whole(leaf: Leaf, sites: Sites) -> Sites:
     """The sites whose features fill the axis, or that fill it together; a padded one if alone."""
     size = leaf.spec.shape
-    full = [site for site in sites if site.mixing.features == size[site.axis]]
+    full = [pair for pair in sites if pair[1].span == size[pair[1].axis]]
     if full:
         return full
-    parts = [site for site in sites if site.mixing.features < size[site.axis]]
-    axes = {site.axis for site in parts}
-    if len(axes) == 1 and sum(site.mixing.features for site in parts) == size[axes.pop()]:
+    parts = [pair for pair in sites if pair[1].span < size[pair[1].axis]]
+    axes = {site.axis for _, site in parts}
+    if len(axes) == 1 and sum(site.span for _, site in parts) == size[axes.pop()]:
         return parts
     return parts if len(parts) == 1 else []
 
@@ -256,21 +332,7 @@ def _operand(graph: Graph, mixing: Mixing) -> str:
     return f"{names} ({graph.nodes[mixing.node].operation}, {mixing.features} features)"
 
 
-def _claims(index: tree.Index, registry: Registry) -> Iterator[tuple[str, HeadClaim, str]]:
-    """Every family's claims, with full addresses and the family's name, the root's first."""
-    for module, addresses in index.modules.values():
-        family = registry.claim(module)
-        for claim in family.heads if family is not None else ():
-            for address in addresses:
-                yield tree.join(address, claim.address), claim, family.name if family else ""
-
-
-def _head(
-    places: list[tuple[Owner, Site]],
-    facts: Iterable[Fact],
-    claims: Iterable[tuple[str, HeadClaim, str]],
-    in_eval: bool,
-) -> Head:
+def _head(places: Sites, looking: _Looking, in_eval: bool) -> Head:
     owner, first = places[0]
     sites = [site for _, site in places]
     outputs: dict[tuple[str, int, int], list[str]] = {}
@@ -285,31 +347,31 @@ def _head(
     only_training = in_eval and all(site.mode == "train" for site in sites)
     named = all(_AUXILIARY.search(site.leaf.path) for site in sites)
     role: HeadRole = "aux" if only_training or named else "main"
-    for address, claim, family in claims:
-        if claim.role != "coupled" and _covers(address, owner):
-            evidence.append(Evidence("family", f"family {family!r} says so of {address!r}"))
-            role = claim.role
-            break
-    classes = first.mixing.features
-    for fact in facts:
-        if fact.classes == classes and _concerns(fact, owner):
-            evidence.append(Evidence("attribute", f"{fact.address} says {classes}"))
+    background = ""
+    claimed = claim_on(looking.claims, owner)
+    if claimed is not None:
+        family, role = claimed.family, claimed.claim.role
+        evidence.append(
+            Evidence("family", f"family {family.name!r} says so of {claimed.address!r}")
+        )
+        background = "" if role == "keypoints" else family.background
+    for fact in looking.facts:
+        if fact.classes == first.classes and _concerns(fact, owner):
+            evidence.append(Evidence("attribute", f"{fact.address} says {first.classes}"))
     return Head(
         address=owner.address,
         addresses=owner.addresses,
         kind=owner.kind,
         in_features=first.mixing.in_features,
-        num_classes=classes,
+        num_classes=first.classes,
         role=role,
         outputs=tuple(HeadOutput(*key, tuple(modes)) for key, modes in outputs.items()),
         weights=owner.weights,
         tied_to=owner.tied_to,
         evidence=tuple(evidence),
+        factor=first.packing.factor,
+        background=background,
     )
-
-
-def _covers(claimed: str, owner: Owner) -> bool:
-    return any(a == claimed or a.startswith(f"{claimed}.") for a in owner.addresses)
 
 
 def _concerns(fact: Fact, owner: Owner) -> bool:
@@ -317,45 +379,4 @@ def _concerns(fact: Fact, owner: Owner) -> bool:
     return any(
         fact.module in ("", address) or address.startswith(f"{fact.module}.")
         for address in owner.addresses
-    )
-
-
-def _checked(index: tree.Index, registry: Registry, heads: list[Head]) -> list[Head]:
-    """Hold the claims of the model's own family against the graph.
-
-    A claim on a layer that was removed (an ``nn.Identity`` in its place) says that there is no
-    head; a claim on a layer that holds parameters and makes no output is contradicted. What a
-    layer makes that is coupled to the heads is no class.
-    """
-    family = registry.claim(index.root)
-    if family is None:
-        return heads
-    if family.headless:
-        return []
-    coupled = [claim for claim in family.heads if claim.role == "coupled"]
-    heads = [head for head in heads if not any(_is_covered(claim, head) for claim in coupled)]
-    claimed = [c for c in family.heads if c.role not in ("coupled", "aux") and _there(index, c)]
-    holding = [c for c in claimed if _holds_parameters(index, c.address)]
-    for claim in holding:
-        if not any(_is_covered(claim, head) for head in heads):
-            shown = ", ".join(f"{h.address} ({h.num_classes})" for h in heads) or "no head"
-            raise contradicted(family, shown)
-    if claimed and not holding:
-        return [head for head in heads if head.corroborated]
-    return heads
-
-
-def _is_covered(claim: HeadClaim, head: Head) -> bool:
-    return any(claim.covers(address) for address in head.addresses)
-
-
-def _there(index: tree.Index, claim: HeadClaim) -> bool:
-    return any(claim.address in addresses for _, addresses in index.modules.values())
-
-
-def _holds_parameters(index: tree.Index, address: str) -> bool:
-    return any(
-        place.startswith(f"{address}.")
-        for entry in index.of_kind("parameter")
-        for place in entry.addresses
     )

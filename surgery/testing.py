@@ -172,8 +172,6 @@ def _check_heads(
     heads = find_heads(model, example, registry=registry)
     shown = "; ".join(_describe(head) for head in heads) or "no head"
     for claim in claims:
-        if claim.role == "coupled":
-            continue
         if not any(
             claim.covers(head.address) and head.role == claim.role and head.corroborated
             for head in heads
@@ -182,17 +180,23 @@ def _check_heads(
     for head in heads:
         if not any(claim.covers(head.address) for claim in claims):
             raise contradicted(family, f"{name}: {shown}")
-    # What a coupled layer makes is no class, even where the graph takes it for a candidate.
     classes = [claim for claim in claims if claim.role == "main"]
     mains = (h.num_classes for h in heads if any(claim.covers(h.address) for claim in classes))
     main = next(mains, None)
-    for claim in claims:
-        if claim.role == "coupled":
-            _check_coupled(family, name, model, claim, main)
     for path in family.sync:
-        if (value := attribute(model, path)) != main:
-            raise contradicted(family, f"{name}: {path} is {value!r}", expected=f"{path} = {main}")
+        _check_synced(family, name, model, path, main)
+    for claim in claims:
+        counts = [head.num_classes for head in heads if claim.covers(head.address)]
+        for path in claim.sync:
+            _check_synced(family, name, model, path, counts[0])
     return {claim.address for claim in claims}
+
+
+def _check_synced(
+    family: Family, name: str, model: nn.Module, path: str, count: int | None
+) -> None:
+    if (value := attribute(model, path)) != count:
+        raise contradicted(family, f"{name}: {path} is {value!r}", expected=f"{path} = {count}")
 
 
 def _shown(family: Family) -> str:
@@ -203,26 +207,6 @@ def _shown(family: Family) -> str:
 def _describe(head: Head) -> str:
     sure = "" if head.corroborated else ", not corroborated"
     return f"{head.address} ({head.role}, {head.num_classes} classes{sure})"
-
-
-def _check_coupled(
-    family: Family, name: str, model: nn.Module, claim: HeadClaim, num_classes: int | None
-) -> None:
-    layer = tree.get(model, claim.address)
-    if isinstance(layer, torch.Tensor):
-        sizes = tuple(layer.shape)
-    else:
-        sizes = tuple(
-            size
-            for path in ("out_features", "out_channels")
-            if isinstance(size := attribute(layer, path), int)
-        )
-    if num_classes is None or num_classes * claim.factor not in sizes:
-        raise contradicted(
-            family,
-            f"{name}: {claim.address} has {' x '.join(map(str, sizes)) or 'no'} outputs",
-            expected=f"{claim.factor} x {num_classes} outputs at {claim.address}",
-        )
 
 
 def _check_places(family: Family, name: str, model: nn.Module, example: Example | None) -> None:

@@ -65,7 +65,7 @@ LEVELS = {
     for level, names in enumerate(
         [
             ("errors",),
-            ("shown", "wrappers"),
+            ("shown", "wrappers", "patterns"),
             ("tree",),
             ("inventory",),
             ("tally",),
@@ -73,6 +73,7 @@ LEVELS = {
             ("families",),
             ("recording", "facts", "owners"),
             ("findings",),
+            ("claims",),
             ("survey",),
             ("heads",),
             ("parameters", "weights", "deferred"),
@@ -279,7 +280,7 @@ DOOR = {
     *("Audit", "Example", "Family", "Graph", "Head", "Heads", "Outcome", "Plan"),
     *("adapt_input",),
     *("audit", "find_heads", "freeze", "record", "remove_head", "replace", "replace_head"),
-    *("report", "summary", "unfreeze"),
+    *("replace_keypoints", "report", "summary", "transplant", "unfreeze"),
 }
 
 core, plugin = "surgery/graph/x.py", "plugins/surgery_plugins/x.py"

@@ -84,7 +84,10 @@ def test_a_good_family_passes_and_says_what_was_checked():
         ({"classes": (f"{__name__}.Other",)}, f"{__name__}.Net"),
         ({"heads": (*GOOD.heads, HeadClaim("gone", "aux"))}, "gone"),
         ({"heads": GOOD.heads[::2]}, "auxiliary (aux, 5 classes"),
-        ({"heads": (*GOOD.heads[:2], HeadClaim("boxes", "coupled", factor=3))}, "20 outputs"),
+        (
+            {"heads": (*GOOD.heads[:2], HeadClaim("boxes", "coupled", factor=3))},
+            "boxes makes 20 numbers",
+        ),
         ({"stem": ()}, "stem.weight is in none of them"),
         ({"stem": ("early",), "stages": (("stem",), ("late", "scale"))}, "runs before stem"),
         ({"stages": (("late", "scale"), ("early",))}, "stages[1] runs before stages[0]"),

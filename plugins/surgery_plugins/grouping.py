@@ -21,6 +21,11 @@ def halves(layer: nn.Module) -> bool:
     return bool(getattr(layer, "_is_cn", False))
 
 
+def coarsens(layer: nn.Module) -> bool:
+    """Whether a child of a backbone begins a stage: a whole one of ResNet, or such a block."""
+    return halves(layer) or type(layer).__name__ == "Sequential"
+
+
 def always(layer: nn.Module) -> bool:
     """Each layer on its own."""
     return True

@@ -24,5 +24,5 @@ def samples(part: nn.Module, *sizes: int) -> Tensor:
         >>> samples(nn.Sequential(nn.Conv2d(3, 8, 5), nn.ReLU()), 64, 64).shape
         torch.Size([2, 3, 64, 64])
     """
-    weight = next(part.parameters())
+    weight = next(parameter for parameter in part.parameters() if parameter.dim() > 1)
     return weight.new_zeros(2, weight.shape[1], *sizes)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from surgery.families import Family, HeadClaim, hookimpl
 from surgery_plugins.building import builder
-from surgery_plugins.grouping import group, halves
+from surgery_plugins.grouping import coarsens, group, halves
 from surgery_plugins.inputs import samples
 
 if TYPE_CHECKING:
@@ -46,11 +46,6 @@ def example(model: Any) -> Example:
     from surgery.graph.example import Example
 
     return Example((samples(model.backbone, 64, 64),))
-
-
-def coarsens(layer: nn.Module) -> bool:
-    """Whether a child of a backbone begins a stage: a whole one of ResNet, or such a block."""
-    return halves(layer) or type(layer).__name__ == "Sequential"
 
 
 def stages(model: nn.Module) -> Stages:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from surgery.graph.example import Example
 
-HeadRole: TypeAlias = Literal["main", "aux", "distillation", "projection", "coupled"]
+HeadRole: TypeAlias = Literal["main", "aux", "distillation", "projection", "coupled", "keypoints"]
 Stages: TypeAlias = "tuple[tuple[str, ...], ...]"
 ExampleSpec: TypeAlias = "Callable[[nn.Module], Example] | tuple[int | str, ...]"
 Rules: TypeAlias = "tuple[tuple[str, str], ...]"
@@ -35,12 +35,19 @@ class HeadClaim:
     Args:
         address: the layer, or the block that ends in it, as ``named_modules`` spells it.
         role: ``main``, ``aux`` (only in training), ``distillation``, ``projection`` (an embedding
-            compared with others), or ``coupled``: a layer that makes no class output itself and
-            whose size follows the number of classes (a detector's box regressor).
-        factor: how many outputs it has for each class; 4 for a box regressor.
+            compared with others), ``coupled``: a layer that makes no class output itself and
+            whose size follows the number of classes (a detector's box regressor), or
+            ``keypoints``: it makes one output for each keypoint, and no class.
+        factor: how many outputs in a row it has for each class; 4 for a box regressor.
+        sync: paths of attributes that must equal what it counts, from the model, in addition to
+            the family's.
+        init: how the architecture draws its weight, where that is not what the layer's own
+            constructor does: the name of a function in ``torch.nn.init`` and what follows the
+            tensor among its arguments, ``("normal_", 0.0, 0.01)``.
+        bias: the value that its bias starts from, where that is a constant.
 
     Raises:
-        PluginError: a malformed address, an unknown role, or a factor below one.
+        PluginError: a malformed address or path, an unknown role or function, a factor below one.
 
     Example:
         >>> from surgery.families.family import HeadClaim
@@ -51,10 +58,16 @@ class HeadClaim:
     address: str
     role: HeadRole = "main"
     factor: int = 1
+    sync: tuple[str, ...] = ()
+    init: tuple[Any, ...] | None = None
+    bias: float | None = None
 
     def __post_init__(self) -> None:
         where = f"HeadClaim({self.address!r})"
         _check_address(self.address, f"{where}.address")
+        for path in self.sync:
+            _check_address(path, f"{where}.sync")
+        self._check_start(where)
         if self.role not in get_args(HeadRole):
             raise PluginError(
                 "unknown role of a head",
@@ -70,6 +83,26 @@ class HeadClaim:
                 expected="a whole number of at least 1",
                 found=repr(self.factor),
                 fix=f"HeadClaim({self.address!r}, {self.role!r}, factor=4)",
+            )
+
+    def _check_start(self, where: str) -> None:
+        """First values that can be drawn: nothing is imported to find the function."""
+        named = isinstance(self.init, tuple) and len(self.init) > 0
+        if self.init is not None and not (named and str(self.init[0]).endswith("_")):
+            raise PluginError(
+                "this names no initialiser",
+                where=f"{where}.init",
+                expected="a tuple of a function in torch.nn.init and its further arguments",
+                found=repr(self.init),
+                fix=f"HeadClaim({self.address!r}, init=('normal_', 0.0, 0.01))",
+            )
+        if self.bias is not None and type(self.bias) not in (int, float):
+            raise PluginError(
+                "a bias starts from a number",
+                where=f"{where}.bias",
+                expected="a number, or None for what the layer's constructor draws",
+                found=repr(self.bias),
+                fix=f"HeadClaim({self.address!r}, bias=0.0)",
             )
 
     def covers(self, address: str) -> bool:
@@ -92,6 +125,8 @@ class Family:
             ``surgery.Example``. Two samples at least: BatchNorm refuses one in train mode.
         heads: the layers that make classes.
         headless: nothing in these models makes classes, whatever their outputs look like.
+        background: the name of class 0, where these models count "no object" as one of the
+            classes; empty where they do not.
         stages: the trunk in the order of execution, a tuple of addresses for each stage, for
             freezing and for layer-wise learning rates; or a callable from the model to that.
         stem: addresses of the part before the first stage, the layer that takes the input first.
@@ -124,6 +159,7 @@ class Family:
     example: ExampleSpec | None = None
     heads: tuple[HeadClaim, ...] = ()
     headless: bool = False
+    background: str = ""
     stages: Stages | Callable[[nn.Module], Stages] = ()
     stem: tuple[str, ...] = ()
     sync: tuple[str, ...] = ()
@@ -237,6 +273,14 @@ class Family:
                 "True where heads is empty, or False",
                 f"headless={self.headless!r}, {len(self.heads)} heads",
                 "leave headless out",
+            )
+        if not isinstance(self.background, str):
+            raise self._wrong(
+                "background",
+                "background has a wrong type",
+                "the name of class 0",
+                self.background,
+                "background='__background__'",
             )
         self._check_strings("stem", self.stem, "conv1")
         places = [("heads", head.address) for head in self.heads]

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from heapq import heappop, heappush
 
 from surgery.graph.aten import CONTRACTIONS, is_pointwise, packet
-from surgery.graph.axis_rules import RULES, VIEWS, expand, nowhere
+from surgery.graph.axis_rules import RULES, SPLITTING, VIEWS, expand, nowhere
 from surgery.graph.graph import Graph, Node, Ref
+from surgery.graph.packing import PLAIN, Packing, splits, through_view
 
 
 @dataclass(frozen=True)
@@ -20,12 +21,14 @@ class Meeting:
         operand: the tensor.
         axis: the axis of the operand that lies on the followed one, or is contracted with it.
         contracted: True where the operation sums over the axis (a layer that reads classes).
+        packing: how the followed axis holds the classes there.
     """
 
     node: int
     operand: Ref
     axis: int
     contracted: bool
+    packing: Packing = PLAIN
 
 
 @dataclass(frozen=True)
@@ -36,11 +39,17 @@ class Track:
         axes: for every value that still has the axis, which of its axes it is.
         meetings: what it met on the way.
         lost: nodes in which it could not be followed further (merged, reduced, contracted).
+        packings: for the values whose axis holds more than one entry a class, how.
     """
 
     axes: Mapping[Ref, int]
     meetings: tuple[Meeting, ...]
     lost: tuple[int, ...]
+    packings: Mapping[Ref, Packing] = field(default_factory=dict)
+
+    def packing(self, ref: Ref) -> Packing:
+        """How the axis of a value holds the classes."""
+        return self.packings.get(ref, PLAIN)
 
 
 def is_known(name: str) -> bool:
@@ -49,43 +58,76 @@ def is_known(name: str) -> bool:
     return known or packet(name) in RULES or packet(name) in CONTRACTIONS
 
 
-def follow(graph: Graph, start: Ref, axis: int) -> Track:
+def follow(graph: Graph, start: Ref, axis: int, packing: Packing = PLAIN) -> Track:
     """Follow an axis of one value forward through everything that depends on it.
 
     Args:
         graph: the recorded forward pass.
         start: the value.
         axis: its axis, not negative.
+        packing: how that axis holds the classes; views may split it, and then they are an axis
+            of their own.
 
     Returns:
         Every value that has the axis, and everything that met it.
     """
     axes: dict[Ref, int] = {start: axis}
+    packings: dict[Ref, Packing] = {} if packing == PLAIN else {start: packing}
     meetings: list[Meeting] = []
     lost: list[int] = []
     pending = list(graph.users[start.node])
     seen = set(pending)
     while pending:
         node = graph.nodes[heappop(pending)]
-        found: int | None = None
+        found: tuple[int, Packing] | None = None
         for position, ref in enumerate(node.inputs):
             if ref not in axes:
                 continue
+            held = packings.get(ref, PLAIN)
             step = _step(graph, node, position, axes[ref])
-            meetings += _meetings(graph, node, position, axes[ref], step)
-            if step is None:
+            meetings += _meetings(graph, node, position, axes[ref], step, held)
+            place = _unpacked(graph, node, position, axes[ref], step, held)
+            if place is None:
                 lost.append(node.index)
             elif found is None:
-                found = step
+                found = place
         if found is not None:
             for output, spec in enumerate(node.outputs):
-                if found < len(spec.shape):
-                    axes[Ref(node.index, output)] = found
+                if found[0] < len(spec.shape):
+                    axes[Ref(node.index, output)] = found[0]
+                    if found[1] != PLAIN:
+                        packings[Ref(node.index, output)] = found[1]
             for user in graph.users[node.index]:
                 if user not in seen:
                     seen.add(user)
                     heappush(pending, user)
-    return Track(axes, tuple(meetings), tuple(lost))
+    return Track(axes, tuple(meetings), tuple(lost), packings)
+
+
+def packings_of(graph: Graph, track: Track) -> tuple[Packing, ...]:
+    """How an axis may hold the classes, from the views that split it where it was lost."""
+    found: dict[Packing, None] = {}
+    for index in track.lost:
+        node = graph.nodes[index]
+        if packet(node.operation) in SPLITTING and node.inputs[0] in track.axes:
+            before = graph.spec(node.inputs[0]).shape
+            for _, packing in splits(before, track.axes[node.inputs[0]], node.outputs[0].shape):
+                found[packing] = None
+    return tuple(found)
+
+
+def _unpacked(
+    graph: Graph, node: Node, position: int, axis: int, step: int | None, packing: Packing
+) -> tuple[int, Packing] | None:
+    """The axis that ``_step`` found with its packing, or what a view makes of a packed one."""
+    if packing == PLAIN or not node.outputs:
+        return None if step is None else (step, PLAIN)
+    before, after = graph.spec(node.inputs[position]).shape, node.outputs[0].shape
+    if step is None:
+        splitting = packet(node.operation) in SPLITTING
+        return through_view(before, axis, after, packing) if splitting else None
+    # A part of a packed axis, or one joined with others, holds the classes in no known way.
+    return (step, packing) if after[step] == before[axis] else None
 
 
 def _step(graph: Graph, node: Node, position: int, axis: int) -> int | None:
@@ -105,9 +147,13 @@ def _step(graph: Graph, node: Node, position: int, axis: int) -> int | None:
 
 
 def _meetings(
-    graph: Graph, node: Node, position: int, axis: int, step: int | None
+    graph: Graph, node: Node, position: int, axis: int, step: int | None, packing: Packing
 ) -> list[Meeting]:
-    found = []
+    found: list[Meeting] = []
+
+    def meets(ref: Ref, place: int, *, contracted: bool = False) -> None:
+        found.append(Meeting(node.index, ref, place, contracted, packing))
+
     contraction = CONTRACTIONS.get(packet(node.operation))
     factors = [node.arguments[p] for p in contraction or () if p < len(node.arguments)]
     after = node.outputs[0].shape if node.outputs else ()
@@ -118,13 +164,13 @@ def _meetings(
         if contraction is not None and _sums_over(node, position, axis, graph):
             place = _contracted_axis(node, other, shape)
             if place is not None and ref in factors:
-                found.append(Meeting(node.index, ref, place, contracted=True))
+                meets(ref, place, contracted=True)
         elif step is not None and is_pointwise(node.operation):
             place = step - (len(after) - len(shape))
             if place >= 0 and shape[place] == after[step] and shape[place] > 1:
-                found.append(Meeting(node.index, ref, place, contracted=False))
+                meets(ref, place)
         elif (place := _beside(node, graph, position, axis, shape)) is not None:
-            found.append(Meeting(node.index, ref, place, contracted=False))
+            meets(ref, place)
     return found
 
 

@@ -196,8 +196,11 @@ def nowhere(
     return None
 
 
+# What may make several axes of one, or one of several.
+SPLITTING = frozenset({"view", "_unsafe_view", "reshape", "_reshape_alias", "view_copy"})
+
 RULES: Mapping[str, Rule] = {
-    **dict.fromkeys(("view", "_unsafe_view", "reshape", "_reshape_alias", "view_copy"), _view),
+    **dict.fromkeys(SPLITTING, _view),
     **dict.fromkeys(("t", "transpose", "transpose_copy"), _transpose),
     **dict.fromkeys(("permute", "permute_copy"), _permute),
     "unsqueeze": _unsqueeze,

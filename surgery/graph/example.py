@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
+from torch import nn
 
 from surgery.errors import ExampleError
 from surgery.shown import Shown
@@ -20,6 +22,9 @@ class Example(Shown):
         args: positional arguments of ``forward``, tensors in any nesting.
         kwargs: keyword arguments of ``forward``.
         train: another example for train mode (detectors want targets then), or None.
+        forward: ``forward(model, *args, **kwargs)``, recorded in place of the model's own where
+            that depends on values: it runs the layers, and none of what is done with their
+            answers. What it returns are the outputs.
 
     Example:
         >>> import torch
@@ -33,6 +38,7 @@ class Example(Shown):
     args: tuple[Any, ...] = ()
     kwargs: Mapping[str, Any] = field(default_factory=dict)
     train: Example | None = None
+    forward: Callable[..., Any] | None = None
 
     @classmethod
     def of(cls, value: Any) -> Example:
@@ -59,4 +65,11 @@ class Example(Shown):
 
     def in_mode(self, train: bool) -> Example:
         """The form for this mode."""
-        return self.train if train and self.train is not None else self
+        if not train or self.train is None:
+            return self
+        return self.train if self.forward is None else replace(self.train, forward=self.forward)
+
+    def call(self, model: nn.Module) -> Any:
+        """Run a model on these arguments, or what stands in for its forward."""
+        run = model if self.forward is None else partial(self.forward, model)
+        return run(*self.args, **self.kwargs)

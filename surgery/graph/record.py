@@ -149,7 +149,7 @@ def _run(
         watching = recorder.watching(skeleton.modules) if recorder else contextlib.nullcontext()
         untouched = kept(skeleton.originals)
         with untouched, contextlib.closing(execution), attempt.modes(), watching, execution:
-            output = skeleton.model(*inputs.args, **inputs.kwargs)
+            output = inputs.call(skeleton.model)
             outputs = list(tensors(output))
     leaves = tuple(
         Leaf(path, spec_of(tensor), recorder.known(tensor) if recorder else None)
@@ -160,7 +160,7 @@ def _run(
         leaves=leaves,
         training=skeleton.model.training,
         backend=attempt.backend,
-        blind_spots=tuple(_blind_spots(model, skeleton, leaves, attempt, operations)),
+        blind_spots=tuple(_blind_spots(model, skeleton, example, leaves, attempt, operations)),
     )
 
 
@@ -195,6 +195,7 @@ def _inputs(example: Example, skeleton: Skeleton, backend: Backend) -> Example:
     return Example(
         tuple(replace_tensors(value, twin) for value in example.args),
         {name: replace_tensors(value, twin) for name, value in example.kwargs.items()},
+        forward=example.forward,
     )
 
 
@@ -216,10 +217,16 @@ def _device(skeleton: Skeleton) -> torch.device:
 def _blind_spots(
     model: nn.Module,
     skeleton: Skeleton,
+    example: Example,
     leaves: tuple[Leaf, ...],
     attempt: _Attempt,
     operations: bool,
 ) -> Iterator[str]:
+    if example.forward is not None:
+        yield (
+            "forward itself was not recorded, since it depends on values: "
+            f"{_name(example.forward)} ran the layers in its place"
+        )
     if attempt.backend == "real":
         yield REAL_SPOT
     if any(module._forward_hooks or module._forward_pre_hooks for module in model.modules()):
@@ -240,9 +247,11 @@ def _explained(
     )
     inner = tree.unwrap(model)
     kind = ExampleError if error is not None and _is_misfit(error) else RecordError
+    run = inner.forward if example.forward is None else example.forward
+    name = f"{type(inner).__name__}.forward" if example.forward is None else _name(run)
     return kind(
-        f"{type(inner).__name__}.forward raised {type(error).__name__} in {mode}: {error}",
-        where=f"forward{_signature(inner)}",
+        f"{name} raised {type(error).__name__} in {mode}: {error}",
+        where=f"forward{_signature(run)}",
         expected="a forward pass that runs on the example",
         found=given or "no tensors in the example",
         fix="pass arguments that model(...) takes: example=torch.randn(2, 3, 224, 224), "
@@ -250,8 +259,13 @@ def _explained(
     )
 
 
-def _signature(model: nn.Module) -> str:
+def _name(function: Callable[..., object]) -> str:
+    place = getattr(function, "__qualname__", type(function).__name__)
+    return f"{getattr(function, '__module__', '')}.{place}".lstrip(".")
+
+
+def _signature(function: Callable[..., object]) -> str:
     try:
-        return str(inspect.signature(model.forward))
+        return str(inspect.signature(function))
     except (TypeError, ValueError):
         return "(...)"

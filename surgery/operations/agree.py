@@ -44,7 +44,7 @@ def layer_steps(model: nn.Module, items: Iterable[PerClass], old: int, new: int)
             seen.add(id(module))
             for name in _SIZES:
                 value = module.__dict__.get(name)
-                follows = _resized(value, old, new)
+                follows = _resized(value, item.packing.entries(old), item.packing.entries(new))
                 if follows is not None:
                     yield _attribute(owner, name, value, follows)
 

@@ -68,10 +68,28 @@ def remove_head(
 
     def planned() -> Plan:
         known = survey(model, example, registry=registry)
+        _check_forward(known.example)
         chosen = [head for head, _ in choose(known.heads, heads, None, "remove_head")]
         return _plan(tree.unwrap(model), known, chosen)
 
     return operate(model, planned, dry_run=dry_run)
+
+
+def _check_forward(example: Example) -> None:
+    """Refuse where forward reads the classes itself, and gives out what it chose by them.
+
+    Raises:
+        PlanError: what was recorded is not forward.
+    """
+    if example.forward is not None:
+        raise PlanError(
+            "forward chooses by the classes and gives out no class scores, so no features could "
+            "come out in their place",
+            where="forward",
+            expected="a forward that gives out what the head makes",
+            found="a family that records the layers in place of a forward that depends on values",
+            fix="call the part that makes the features: model.backbone(images)",
+        )
 
 
 def _plan(model: nn.Module, known: Survey, chosen: list[Head]) -> Plan:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from numbers import Integral
 from typing import Any, TypeAlias
 
+from surgery.claims import FOLLOWING
 from surgery.errors import (
     AmbiguousHeadError,
     ArgumentError,
@@ -128,8 +129,9 @@ def choose(
         ArgumentError: ``heads`` names something that is no head of this model.
     """
     if wanted is not None:
-        return _asked(heads, wanted, num_classes, verb)
-    if not heads:
+        return with_following(heads, _asked(heads, wanted, num_classes, verb))
+    own = [head for head in heads if head.role not in FOLLOWING]
+    if not own:
         raise NoHeadError(
             "no layer of this model makes a class output",
             where="the outputs of the model",
@@ -137,24 +139,71 @@ def choose(
             found=heads.ending,
             fix="put a head behind it: torch.nn.Sequential(model, torch.nn.Linear(features, n))",
         )
-    certain = [head for head in heads if head.corroborated]
+    certain = [head for head in own if head.corroborated]
     if certain:
-        return [(head, num_classes) for head in certain]
-    sizes = {output.size for head in heads for output in head.outputs}
-    whole = all(output.size == head.num_classes for head in heads for output in head.outputs)
+        return with_following(heads, [(head, num_classes) for head in certain])
+    sizes = {output.size for head in own for output in head.outputs}
+    whole = all(output.size == head.num_classes for head in own for output in head.outputs)
     if len(sizes) > 1 or not whole or heads.branches:
         raise _ambiguous(heads, verb)
-    names = [head.address for head in heads]
+    names = [head.address for head in own]
     one = len(names) == 1
     warnings.warn(
         f"{', '.join(map(repr, names))} {'is' if one else 'are'} taken for the "
         f"{'head' if one else 'heads'}, as the nearest behind every output; nothing else says so: "
         "no plugin knows this model and no attribute such as num_classes gives "
-        f"{heads[0].num_classes}. To silence this: heads={(names[0] if one else names)!r}",
+        f"{own[0].num_classes}. To silence this: heads={(names[0] if one else names)!r}",
         UncorroboratedWarning,
         stacklevel=5,
     )
-    return [(head, num_classes) for head in heads]
+    return [(head, num_classes) for head in own]
+
+
+def choose_keypoints(heads: Heads, num_keypoints: int) -> list[tuple[Head, int]]:
+    """The layers that make keypoints, each with the new number.
+
+    Raises:
+        NoHeadError: no family says that a layer of the model makes keypoints.
+    """
+    found = [head for head in heads if head.role == "keypoints"]
+    if not found:
+        raise NoHeadError(
+            "no layer of this model is known to make keypoints",
+            where="the model",
+            expected="a layer that its family claims with the role 'keypoints'",
+            found=heads.ending,
+            fix="surgery.replace_head(model, n) where keypoints are classes of an output, or "
+            "surgery.replace(model, {address: module})",
+        )
+    return [(head, num_keypoints) for head in found]
+
+
+def with_following(
+    heads: Heads, chosen: Sequence[tuple[Head, int | None]]
+) -> list[tuple[Head, int | None]]:
+    """The chosen heads, and the layers that are coupled to them, with the same number.
+
+    Raises:
+        ArgumentError: a layer is coupled to heads that are not all to have one number.
+    """
+    numbers = {head.address: size for head, size in chosen}
+    found = list(chosen)
+    for head in heads:
+        leading = [address for address in head.follows if address in numbers]
+        if not leading:
+            continue
+        asked = {numbers.get(address, "its own") for address in head.follows}
+        if len(asked) > 1:
+            raise ArgumentError(
+                f"{head.address!r} has numbers for the classes of several heads, which are to "
+                "become different",
+                where="heads",
+                expected=f"one number of classes for {', '.join(map(repr, head.follows))}",
+                found=repr({address: numbers.get(address) for address in head.follows}),
+                fix=f"heads={{{', '.join(f'{address!r}: n' for address in head.follows)}}}",
+            )
+        found.append((head, numbers[leading[0]]))
+    return found
 
 
 def _ambiguous(heads: Heads, verb: str) -> AmbiguousHeadError:
@@ -209,6 +258,31 @@ def _asked(
     return [(head, size) for head, size, _ in found.values()]
 
 
+def _check_own(heads: Sequence[Head], address: str) -> None:
+    """Refuse a layer that makes no class output of its own.
+
+    Raises:
+        ArgumentError: it follows other heads, or makes keypoints.
+    """
+    for head in heads:
+        if head.role == "keypoints":
+            raise ArgumentError(
+                "this layer makes keypoints, and no classes",
+                where=f"heads={address!r}",
+                expected="a layer that makes classes",
+                found=f"{head.num_classes} keypoints",
+                fix=f"surgery.replace_keypoints(model, {head.num_classes})",
+            )
+        if head.role == "coupled":
+            raise ArgumentError(
+                "this layer has no number of classes of its own: it follows other heads",
+                where=f"heads={address!r}",
+                expected=f"one of: {', '.join(map(repr, head.follows))}",
+                found=f"{head.factor} numbers for each of their {head.num_classes} classes",
+                fix=f"heads={head.follows[0]!r}",
+            )
+
+
 def _addresses(heads: Heads, wanted: Wanted) -> dict[str, Any]:
     """What was asked for by address, with a number where one was given."""
     listed: list[Any] = []
@@ -230,7 +304,9 @@ def _addresses(heads: Heads, wanted: Wanted) -> dict[str, Any]:
 def _named(heads: Heads, address: str) -> list[Head]:
     """The head at an address, or those inside it."""
     exact = [head for head in heads if address in head.addresses]
-    found = exact or [h for h in heads if any(a.startswith(f"{address}.") for a in h.addresses)]
+    _check_own(exact, address)
+    own = [head for head in heads if head.role not in FOLLOWING]
+    found = exact or [h for h in own if any(a.startswith(f"{address}.") for a in h.addresses)]
     if not found:
         known = ", ".join(repr(head.address) for head in heads)
         raise ArgumentError(

@@ -14,7 +14,7 @@ from surgery.errors import ArgumentError, PlanError
 from surgery.heads import Head
 from surgery.operations.carry import check_carry
 from surgery.operations.plan import Step
-from surgery.operations.values import check_same_device, fill_bias, fill_weight, no_memory
+from surgery.operations.values import Start, check_same_device, fill_bias, fill_weight, no_memory
 
 if TYPE_CHECKING:
     from surgery.operations.entries import Options
@@ -83,7 +83,7 @@ def deeper_steps(
     check_carry(old, new, head.address)
     kind = "root" if head.address == "" else "module"
     before = f"{type(old).__name__} ({head.in_features} -> {head.num_classes})"
-    widths = " -> ".join(map(str, (head.in_features, *options.hidden, size)))
+    widths = " -> ".join(map(str, (head.in_features, *options.hidden, size * head.factor)))
     step = Step(kind, head.addresses, before, f"Sequential ({widths})", new)  # type: ignore[arg-type]
     return [step], list(_lost(old, head.address))
 
@@ -112,7 +112,7 @@ def _built(
     }
     layers: list[nn.Module] = []
     width = head.in_features
-    widths = (*options.hidden, size)
+    widths = (*options.hidden, size * head.factor)
     for position, following in enumerate(widths):
         last = position == len(widths) - 1
         if options.dropout:
@@ -121,11 +121,11 @@ def _built(
         layer = _layer(old, width, following, bias, position == 0, place)
         layer = _placed(layer, place["device"], head.address)
         if real:
-            init = options.init if last else "default"
+            start = options.start(head) if last else Start()
             check_same_device(options.generator, layer.weight.device)
-            fan_in = fill_weight(layer.weight, 0, head.kind, init, options.generator)
+            fan_in = fill_weight(layer.weight, 0, head.kind, start, options.generator)
             if layer.bias is not None:
-                fill_bias(layer.bias, fan_in, init, options.generator)
+                fill_bias(layer.bias, fan_in, start, options.generator)
         layers.append(layer)
         if not last:
             layers.append(nn.ReLU())

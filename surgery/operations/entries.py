@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import nn
@@ -12,14 +12,18 @@ from torch import nn
 from surgery import tree
 from surgery.errors import ArgumentError, PlanError
 from surgery.families.kinds import HeadKind
+from surgery.families.registry import Registry, default_registry
 from surgery.graph.graph import Spec
 from surgery.graph.skeleton import is_floating
 from surgery.heads import Head
 from surgery.operations.follow import PerClass
 from surgery.operations.keep import Rows, carry_rows
 from surgery.operations.plan import Step
+from surgery.operations.rebuild import head_kinds
+from surgery.operations.starts import starts_of
 from surgery.operations.values import (
     Init,
+    Start,
     carry_on,
     check_same_device,
     fill_bias,
@@ -45,6 +49,7 @@ class Options:
         generator: where random numbers come from.
         trainable: ``requires_grad`` of new parameters; None keeps that of the old ones.
         kinds: for heads whose class a plugin rebuilds, how, by address.
+        starts: for heads that an architecture draws in its own way, how, by address.
     """
 
     hidden: tuple[int, ...] = ()
@@ -53,11 +58,34 @@ class Options:
     generator: torch.Generator | None = None
     trainable: bool | None = True
     kinds: Mapping[str, HeadKind] = field(default_factory=dict)
+    starts: Mapping[str, Start] = field(default_factory=dict)
 
     @property
     def deeper(self) -> bool:
         """Whether the head becomes more than one layer."""
         return bool(self.hidden) or self.dropout > 0
+
+    def is_deeper(self, head: Head) -> bool:
+        """Whether this head becomes more than one layer; what follows another one does not."""
+        return self.deeper and not head.follows
+
+    def known_to(
+        self, model: nn.Module, heads: Iterable[Head], registry: Registry | None
+    ) -> Options:
+        """These options with what plugins say of the heads of a model."""
+        known = default_registry() if registry is None else registry
+        listed = list(heads)
+        return replace(
+            self,
+            kinds=head_kinds(model, listed, known),
+            starts=starts_of(model, listed, known, self.generator),
+        )
+
+    def start(self, head: Head) -> Start:
+        """How the first values of a head are made."""
+        if self.init != "default":
+            return Start(self.init, None)
+        return self.starts.get(head.address, Start())
 
 
 @dataclass
@@ -113,13 +141,13 @@ def tensor_steps(
             continue
         _check_drawable(item, old, head)
         source = old.detach() if real else old.detach().to("meta")
-        new = resized(source, item.axis, size // item.share, item.addresses[0])
+        new = resized(source, item.axis, item.length(size), item.addresses[0])
         if real:
             check_same_device(options.generator, new.device)
             _fill(filling, item, old, new)
             if rows and item.part != "vector":
                 _check_own_entries(item)
-                carry_rows(old, new, item.axis, rows)
+                carry_rows(old, new, item.axis, rows, item.packing)
             filling.remarks += _lost_hooks(item, old)
         steps.append(_step(item, old, new, options.trainable))
     return steps, filling.remarks
@@ -169,7 +197,7 @@ def _step(item: PerClass, old: torch.Tensor, new: torch.Tensor, trainable: bool 
 
 def _fill(filling: _Filling, item: PerClass, old: torch.Tensor, new: torch.Tensor) -> None:
     """Give a new tensor its values."""
-    init, generator = filling.options.init, filling.options.generator
+    start, generator = filling.options.start(filling.head), filling.options.generator
     given = item.role == "parameter"
     if item.part == "weight" and (given or _is_own_weight(filling, item, old)):
         _fill_weight(filling, item, old, new)
@@ -178,14 +206,14 @@ def _fill(filling: _Filling, item: PerClass, old: torch.Tensor, new: torch.Tenso
                 f"{item.addresses[0]} is no parameter: it is drawn anew, and training leaves it so"
             )
     elif item.part == "bias" and given:
-        fill_bias(new, filling.fan_in, init, generator)
+        fill_bias(new, filling.fan_in, start, generator)
     elif item.part == "vector" and is_floating(old.dtype):
         fill_vector(new, generator)
         _settle_vector(filling, item, new)
     elif item.part in ("weight", "magnitude") and not given and is_mask(old):
         new.fill_(1)
     elif item.part == "magnitude" and filling.weight is not None and _one_a_class(item, new):
-        _norms(filling.weight, filling.axis, new, zeros=init == "zeros")
+        _norms(filling.weight, filling.axis, new, zeros=start.init == "zeros")
     else:
         remark = carry_on(old, new, item.axis, item.addresses[0])
         if remark:
@@ -206,8 +234,8 @@ def _fill_weight(filling: _Filling, item: PerClass, old: torch.Tensor, new: torc
         # One of several parts of a weight, and neutral: a low-rank update that starts from zero.
         carry_on(old, new, item.axis, item.addresses[0])
         return
-    init = filling.options.init
-    if init == "zeros" and filling.parts("vector"):
+    start = filling.options.start(filling.head)
+    if start.init == "zeros" and filling.parts("vector"):
         raise ArgumentError(
             "this weight is divided by an estimate of its norm, and zeros have none",
             where=f"init, {item.addresses[0]}",
@@ -215,10 +243,11 @@ def _fill_weight(filling: _Filling, item: PerClass, old: torch.Tensor, new: torc
             found="'zeros'",
             fix=f"surgery.replace_head(model, {new.shape[item.axis]})",
         )
-    if init == "zeros" and filling.parts("magnitude"):
+    if start.init == "zeros" and filling.parts("magnitude"):
         # Given as direction and magnitude, a weight is zero by its magnitude.
-        init = "default"
-    filling.fan_in = fill_weight(new, item.axis, filling.head.kind, init, filling.options.generator)
+        start = Start()
+    kind, generator = filling.head.kind, filling.options.generator
+    filling.fan_in = fill_weight(new, item.axis, kind, start, generator)
     filling.weight, filling.axis = new, item.axis
 
 

@@ -16,6 +16,7 @@ from surgery.errors import PlanError
 from surgery.graph.aten import packet
 from surgery.graph.axes import Meeting, follow
 from surgery.graph.graph import Graph, Node, Ref
+from surgery.graph.packing import PLAIN, Packing
 from surgery.graph.walk import Mixing, weight_sources
 from surgery.heads import Head
 from surgery.survey import Site, Survey
@@ -36,6 +37,7 @@ class PerClass:
         part: what it is to the head: its ``weight``, its ``bias``, the ``magnitude`` of a weight
             given in parts, a ``vector`` that estimates a norm, or something ``behind`` it.
         share: how many classes share one entry: the groups of a transposed convolution.
+        packing: how many entries each class has, and in which order, where it is not one.
     """
 
     addresses: tuple[str, ...]
@@ -43,6 +45,11 @@ class PerClass:
     axis: int
     part: Part
     share: int = 1
+    packing: Packing = PLAIN
+
+    def length(self, classes: int) -> int:
+        """The length of the class axis for so many classes."""
+        return self.packing.entries(classes) // self.share
 
 
 def per_class_tensors(survey: Survey, head: Head) -> tuple[PerClass, ...]:
@@ -57,15 +64,20 @@ def per_class_tensors(survey: Survey, head: Head) -> tuple[PerClass, ...]:
         graph = survey.graphs[site.mode]
         for item in _of_site(graph, site, head):
             known = found.setdefault(item.addresses, item)
-            if known.axis != item.axis:
+            if (known.axis, known.packing) != (item.axis, item.packing):
                 raise PlanError(
                     "one tensor has the classes along two of its axes, and only one can follow",
                     where=item.addresses[0],
-                    expected=f"classes along axis {known.axis}",
-                    found=f"classes along axis {item.axis} as well",
+                    expected=_placed(known),
+                    found=f"{_placed(item)} as well",
                     fix=f"surgery.replace(model, {{{head.address!r}: module}})",
                 )
     return tuple(found.values())
+
+
+def _placed(item: PerClass) -> str:
+    packed = "" if item.packing == PLAIN else f", {item.packing}"
+    return f"classes along axis {item.axis}{packed}"
 
 
 def _of_site(graph: Graph, site: Site, head: Head) -> Iterator[PerClass]:
@@ -74,18 +86,18 @@ def _of_site(graph: Graph, site: Site, head: Head) -> Iterator[PerClass]:
     axis = weight_axis(graph, mixing)
     rows = graph.spec(mixing.weight).shape[axis]
     share = mixing.features // rows if rows else 1
-    yield from _sources(graph, mixing.weight, axis, "weight", share)
+    yield from _sources(graph, mixing.weight, axis, "weight", share, site.packing)
     for ref in node.inputs:
         shape = graph.spec(ref).shape
         additive = ref != mixing.weight and not graph.nodes[ref.node].depends_on_input
         if additive and shape and shape[-1] == mixing.features:
-            yield from _sources(graph, ref, len(shape) - 1, "bias")
+            yield from _sources(graph, ref, len(shape) - 1, "bias", packing=site.packing)
     for meeting in site.track.meetings:
         if not meeting.contracted:
             _check_pairs(graph, meeting, site)
             own = _is_own_bias(graph, meeting, head)
             part: Part = "bias" if own else "behind"
-            yield from _sources(graph, meeting.operand, meeting.axis, part)
+            yield from _sources(graph, meeting.operand, meeting.axis, part, packing=meeting.packing)
         elif leads_to(graph, meeting.node, site):
             _refuse_contraction(graph, meeting, head)
 
@@ -128,14 +140,18 @@ def multiple_of(survey: Survey, head: Head) -> int:
     """What a head's number of classes must be a multiple of: groups that share the classes."""
     found = 1
     for site in survey.sites[head.address]:
+        factor = site.packing.factor
         graph = survey.graphs[site.mode]
         made = graph.nodes[site.mixing.node]
         if "convolution" in packet(made.operation) and len(made.arguments) > 8:
-            found = math.lcm(found, int(made.arguments[8]))
+            groups = int(made.arguments[8])
+            found = math.lcm(found, groups // math.gcd(groups, factor))
         for ref, axis in site.track.axes.items():
             for node in (graph.nodes[user] for user in graph.users[ref.node] if axis == 1):
                 if packet(node.operation) == "native_group_norm" and node.inputs[0] == ref:
-                    found = math.lcm(found, int(node.arguments[6]))
+                    groups = int(node.arguments[6])
+                    held = site.track.packing(ref).factor
+                    found = math.lcm(found, groups // math.gcd(groups, held))
     return found
 
 
@@ -177,7 +193,9 @@ def weight_axis(graph: Graph, mixing: Mixing) -> int:
     return mixing.axis - (out - len(shape))
 
 
-def _sources(graph: Graph, ref: Ref, axis: int, part: Part, share: int = 1) -> Iterator[PerClass]:
+def _sources(
+    graph: Graph, ref: Ref, axis: int, part: Part, share: int = 1, packing: Packing = PLAIN
+) -> Iterator[PerClass]:
     """The tensors an operand is computed from, each with the axis that becomes the operand's."""
     pending: list[tuple[Ref, int, Part]] = [(ref, axis, part)]
     seen: set[tuple[Ref, int]] = set()
@@ -195,7 +213,8 @@ def _sources(graph: Graph, ref: Ref, axis: int, part: Part, share: int = 1) -> I
                 reached = source.index == operand.node and own == place
                 if not reached and track.axes.get(operand) != place:
                     continue
-                yield PerClass(source.addresses, source.role, own, _part(source, kind), share)
+                part = _part(source, kind)
+                yield PerClass(source.addresses, source.role, own, part, share, packing)
                 for meeting in track.meetings:
                     inner = graph.nodes[meeting.operand.node]
                     if graph.nodes[meeting.node].depends_on_input or inner.depends_on_input:

@@ -8,9 +8,12 @@ from typing import Any, Literal, TypeAlias
 import torch
 
 from surgery.errors import ArgumentError
+from surgery.graph.packing import PLAIN, Packing
 
 Class: TypeAlias = "int | str"
 Keep: TypeAlias = "Mapping[Class, Class | Sequence[Class]] | Literal['all'] | None"
+# A list, or an entry of pretrained weights with its ``meta["categories"]``.
+OldNames: TypeAlias = "Sequence[str] | Any | None"
 Rows: TypeAlias = Mapping[int, tuple[int, ...]]
 
 
@@ -86,9 +89,15 @@ def resolve_keep(
 def check_old_names(names: object) -> tuple[str, ...]:
     """The names of the old classes; they may repeat, as placeholders do.
 
+    Args:
+        names: a list, or an entry of pretrained weights that lists them in its ``meta``.
+
     Raises:
         ArgumentError: no list of strings.
     """
+    meta = getattr(names, "meta", None)
+    if isinstance(meta, Mapping) and "categories" in meta:
+        names = meta["categories"]
     listed = isinstance(names, Sequence) and not isinstance(names, str)
     if not listed or not names or not all(isinstance(name, str) for name in names):  # type: ignore[attr-defined]
         raise ArgumentError(
@@ -161,7 +170,9 @@ def _known(names: Sequence[str] | None) -> str:
     return ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
 
 
-def carry_rows(old: torch.Tensor, new: torch.Tensor, axis: int, rows: Rows) -> None:
+def carry_rows(
+    old: torch.Tensor, new: torch.Tensor, axis: int, rows: Rows, packing: Packing = PLAIN
+) -> None:
     """Copy rows along the class axis, bit for bit; several old rows become their mean.
 
     Args:
@@ -169,9 +180,13 @@ def carry_rows(old: torch.Tensor, new: torch.Tensor, axis: int, rows: Rows) -> N
         new: the tensor of the new head, filled already; written in place.
         axis: the class axis of both.
         rows: old indices by new index.
+        packing: how many entries each class has on that axis, and in which order.
     """
     if old.is_meta or new.is_meta or not rows:
         return
+    if packing != PLAIN:
+        old, new = _unpacked(old, axis, packing), _unpacked(new, axis, packing)
+        axis += 1
     with torch.no_grad():
         single = {to: found[0] for to, found in rows.items() if len(found) == 1}
         if single:
@@ -183,3 +198,11 @@ def carry_rows(old: torch.Tensor, new: torch.Tensor, axis: int, rows: Rows) -> N
                 source = torch.tensor(found, device=old.device)
                 merged = old.detach().index_select(axis, source).mean(axis)
                 new.select(axis, to).copy_(merged)
+
+
+def _unpacked(tensor: torch.Tensor, axis: int, packing: Packing) -> torch.Tensor:
+    """A view with the classes on an axis of their own, between what is around them."""
+    shape = tensor.shape
+    classes = packing.classes(shape[axis])
+    apart = (packing.outer, classes, packing.inner)
+    return tensor.view(*shape[:axis], *apart, *shape[axis + 1 :])

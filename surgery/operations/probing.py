@@ -58,7 +58,8 @@ def _bound(
     """Whether two heads can only have one number of classes."""
     tensors = {item.addresses for item in items[other.address]}
     shared = [item for item in items[head.address] if item.addresses in tensors]
-    together = _together(known, head, other)
+    coupled = head.address in other.follows or other.address in head.follows
+    together = coupled or _together(known, head, other)
     if (shared or together) and size != number:
         raise PlanError(
             f"two heads {'make one output together' if together else 'share a tensor'}, and are "
@@ -78,7 +79,7 @@ def _together(known: Survey, head: Head, other: Head) -> bool:
 
 
 def _fills(site: Site) -> bool:
-    return site.mixing.features == site.leaf.spec.shape[site.axis]
+    return site.span == site.leaf.spec.shape[site.axis]
 
 
 def output_changes(

@@ -9,22 +9,19 @@ from torch import nn
 from surgery import tree
 from surgery.errors import PluginError
 from surgery.families.kinds import HeadKind
-from surgery.families.registry import Registry, default_registry
+from surgery.families.registry import Registry
 from surgery.graph.skeleton import build_skeleton
 from surgery.heads import Head
 from surgery.operations.carry import check_carry
 from surgery.operations.plan import Step
 
 
-def head_kinds(
-    model: nn.Module, heads: Iterable[Head], registry: Registry | None
-) -> dict[str, HeadKind]:
+def head_kinds(model: nn.Module, heads: Iterable[Head], registry: Registry) -> dict[str, HeadKind]:
     """The head kinds that plugins register for the layers of these heads, by address."""
-    known = default_registry() if registry is None else registry
     found = {}
     for head in heads:
         layer = tree.get(model, head.address)
-        kind = known.head_kind(layer) if isinstance(layer, nn.Module) else None
+        kind = registry.head_kind(layer) if isinstance(layer, nn.Module) else None
         if kind is not None:
             found[head.address] = kind
     return found

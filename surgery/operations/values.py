@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 import torch
@@ -13,6 +14,19 @@ from surgery.errors import ArgumentError, PlanError
 from surgery.graph.skeleton import is_floating
 
 Init: TypeAlias = Literal["default", "zeros"] | Callable[[torch.Tensor], object]
+
+
+@dataclass(frozen=True)
+class Start:
+    """How the first values of a head are made.
+
+    Attributes:
+        init: of the weight; what the caller asked for, or what the architecture does.
+        bias: the value of its bias, where that is a constant.
+    """
+
+    init: Init = "default"
+    bias: float | None = None
 
 
 def check_init(init: object) -> None:
@@ -119,7 +133,7 @@ def no_memory(
 
 
 def fill_weight(
-    tensor: torch.Tensor, axis: int, kind: str, init: Init, generator: torch.Generator | None
+    tensor: torch.Tensor, axis: int, kind: str, start: Start, generator: torch.Generator | None
 ) -> int:
     """Fill a weight with one row a class along ``axis``, in place.
 
@@ -137,10 +151,10 @@ def fill_weight(
     elif kind == "bilinear":
         fan_in = tensor.shape[1]
     with torch.no_grad():
-        if init == "zeros":
+        if start.init == "zeros":
             tensor.zero_()
-        elif callable(init):
-            _call(init, tensor)
+        elif callable(start.init):
+            _call(start.init, tensor)
         elif like_torch:
             nn.init.kaiming_uniform_(tensor, a=math.sqrt(5), generator=generator)
         else:
@@ -149,12 +163,14 @@ def fill_weight(
 
 
 def fill_bias(
-    tensor: torch.Tensor, fan_in: int, init: Init, generator: torch.Generator | None
+    tensor: torch.Tensor, fan_in: int, start: Start, generator: torch.Generator | None
 ) -> None:
     """Fill a bias in place: zeros where the weight is, else as the layers of torch do."""
     with torch.no_grad():
-        if init == "zeros":
+        if start.init == "zeros":
             tensor.zero_()
+        elif start.bias is not None:
+            tensor.fill_(start.bias)
         else:
             _uniform(tensor, 1 / math.sqrt(max(fan_in, 1)), generator)
 

@@ -269,7 +269,7 @@ def test_a_headless_family_silences_what_the_graph_takes_for_a_candidate():
     assert "family 'flow' says that nothing in it makes classes" in heads.ending
 
 
-def test_what_a_coupled_layer_makes_is_no_class():
+def test_a_coupled_layer_follows_the_heads_of_its_family_and_is_none_itself():
     class Boxes(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -282,4 +282,12 @@ def test_what_a_coupled_layer_makes_is_no_class():
     name = f"{Boxes.__module__}.{Boxes.__qualname__}"
     family = Family("boxes", (name,), heads=claims)
     heads = find_heads(Boxes(), torch.zeros(2, 4), registry=Registry.of(family))
-    assert [head.address for head in heads] == ["scores"]
+    scores, boxes = heads
+    assert (scores.address, scores.num_classes, scores.factor, scores.follows) == (
+        "scores",
+        3,
+        1,
+        (),
+    )
+    assert (boxes.address, boxes.num_classes, boxes.factor) == ("boxes", 3, 4)
+    assert (boxes.role, boxes.follows) == ("coupled", ("scores",))

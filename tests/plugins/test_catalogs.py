@@ -15,7 +15,7 @@ from pkgutil import resolve_name
 
 import pytest
 import torch
-from torchvision.models import detection, list_models
+from torchvision.models import list_models
 
 from surgery.families import Family
 from surgery.families.registry import Registry
@@ -34,20 +34,14 @@ QUICK = {
     *("mobilenet_v3_large", "mobilenet_v3_small", "regnet_x_400mf", "regnet_y_400mf"),
     *("resnet18", "shufflenet_v2_x0_5", "squeezenet1_0", "squeezenet1_1", "swin_t", "swin_v2_t"),
     *("vgg11", "vgg11_bn", "vit_b_32"),
+    *("fasterrcnn_mobilenet_v3_large_320_fpn", "fasterrcnn_resnet50_fpn_v2"),
+    *("keypointrcnn_resnet50_fpn", "maskrcnn_resnet50_fpn", "retinanet_resnet50_fpn_v2"),
+    *("fcos_resnet50_fpn", "ssd300_vgg16", "ssdlite320_mobilenet_v3_large"),
     *("fcn_resnet50_aux", "deeplabv3_resnet50", "deeplabv3_mobilenet_v3_large"),
     *("deeplabv3_mobilenet_v3_large_aux", "lraspp_mobilenet_v3_large"),
     *("r3d_18", "r2plus1d_18", "s3d", "mvit_v1_b", "mvit_v2_s", "swin3d_t", "raft_large"),
     *("quantized_googlenet", "quantized_inception_v3", "quantized_mobilenet_v2"),
     *("quantized_mobilenet_v3_large", "quantized_resnet18", "quantized_shufflenet_v2_x0_5"),
-}
-
-# The detectors wait for a family of their own: their heads are coupled to other layers.
-NOT_YET_COVERED = {
-    *("fasterrcnn_mobilenet_v3_large_320_fpn", "fasterrcnn_mobilenet_v3_large_fpn"),
-    *("fasterrcnn_resnet50_fpn", "fasterrcnn_resnet50_fpn_v2", "fcos_resnet50_fpn"),
-    *("keypointrcnn_resnet50_fpn", "maskrcnn_resnet50_fpn", "maskrcnn_resnet50_fpn_v2"),
-    *("retinanet_resnet50_fpn", "retinanet_resnet50_fpn_v2"),
-    *("ssd300_vgg16", "ssdlite320_mobilenet_v3_large"),
 }
 
 
@@ -72,11 +66,10 @@ def test_a_family_keeps_its_word_on_every_model(name: str):
     assert check_family(family, registry=REGISTRY) == tuple(family.catalog)
 
 
-def test_every_model_of_torchvision_is_in_one_catalog_and_the_detectors_are_missing():
+def test_every_model_of_torchvision_is_in_one_catalog():
     covered = Counter(model for family in REGISTRY.families for model in family.catalog)
     assert {name: times for name, times in covered.items() if times > 1} == {}
-    assert set(list_models()) - set(covered) == NOT_YET_COVERED
-    assert set(list_models(detection)) == NOT_YET_COVERED
+    assert set(list_models()) - set(covered) == set()
 
 
 def test_what_a_catalog_adds_to_torchvision_is_another_package_or_an_option():
