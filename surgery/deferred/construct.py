@@ -43,12 +43,15 @@ class Deferred:
         notes: Iterable[str],
         log: Log,
         places: dict[str, tuple[torch.Tensor, Place]],
+        origin: torch.Tensor | None = None,
     ) -> None:
         self.model = model
         self.notes = tuple(notes)
         self._log = log
         self._places = places
         self._untouched = True
+        # The constructor has seeded the generator: what came before did not come from that seed.
+        self._origin = torch.Generator().set_state(origin) if origin is not None else None
 
     @property
     def pending(self) -> tuple[str, ...]:
@@ -84,7 +87,7 @@ class Deferred:
         }
         wanted = {place.storage for _, place in waiting.values()}
         complete = self._untouched and len(waiting) == len(self.pending)
-        with _drawn_from(generator):
+        with _drawn_from(generator or self._origin):
             values = self._log.replay(wanted, all_draws=complete)
         for tensor, place in waiting.values():
             _swap(tensor, place.on(values[place.storage]))
@@ -221,11 +224,10 @@ def _drawn_from(generator: torch.Generator | None) -> Iterator[None]:
 def _finished(model: nn.Module, recorder: Recorder) -> Deferred:
     """Give values to what has to have them, and put the rest on ``meta``."""
     entries = list(tree.index(model).of_kind("parameter", "buffer"))
-    chosen = _awaiting(entries, recorder)
-    if len(chosen) < sum(entry.kind == "parameter" for entry in entries):
+    if any(_is_shared(entry, recorder) for entry in entries):
         # What the constructor left behind in cycles holds memory as well.
         gc.collect()
-        chosen = _awaiting(entries, recorder)
+    chosen = [entry for entry in entries if _can_wait(entry, recorder)]
     numbers = {id(entry.tensor): _number(entry, recorder) for entry in chosen}
     staying = {entry.tensor.untyped_storage()._cdata for entry in chosen}
     living = {
@@ -242,15 +244,14 @@ def _finished(model: nn.Module, recorder: Recorder) -> Deferred:
         else:
             recorder.settle([entry.tensor], f"{entry.address} is held elsewhere")
     kept = [
-        f"{entry.address} has its values already: it shares its memory, or is no plain tensor"
+        _remark(entry)
         for entry in entries
-        if entry.kind == "parameter" and entry.address not in places and not entry.tensor.is_meta
+        if entry.kind == "parameter" and entry.address not in places
     ]
-    return Deferred(model, (*recorder.notes, *kept), recorder.log, places)
-
-
-def _awaiting(entries: list[tree.Entry], recorder: Recorder) -> list[tree.Entry]:
-    return [entry for entry in entries if _can_wait(entry, recorder)]
+    origin = recorder.origin()
+    if origin is not None:
+        recorder.notes["the constructor seeds torch's generator"] = None
+    return Deferred(model, (*recorder.notes, *kept), recorder.log, places, origin)
 
 
 def _can_wait(entry: tree.Entry, recorder: Recorder) -> bool:
@@ -262,6 +263,21 @@ def _can_wait(entry: tree.Entry, recorder: Recorder) -> bool:
     if entry.kind == "buffer" and (number is None or not recorder.log.is_random(number)):
         return False
     return _holders(tensor.untyped_storage()) == 1
+
+
+def _is_shared(entry: tree.Entry, recorder: Recorder) -> bool:
+    waits = entry.kind == "parameter" and recorder.number(entry.tensor) is not None
+    return waits and _holders(entry.tensor.untyped_storage()) > 1
+
+
+def _remark(entry: tree.Entry) -> str:
+    """Why a parameter does not wait."""
+    tensor = entry.tensor
+    if tensor.is_meta:
+        return f"{entry.address} is on meta: its constructor put it there, and fills nothing"
+    if tensor.device.type != "cpu":
+        return f"{entry.address} has its values already: it was constructed on {tensor.device}"
+    return f"{entry.address} has its values already: its memory is held elsewhere as well"
 
 
 def _number(entry: tree.Entry, recorder: Recorder) -> int:

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch.utils._pytree import tree_leaves, tree_map
+
+from surgery.deferred.nested import leaves_of, map_leaves
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,9 +176,9 @@ class Log:
                 return torch.empty_strided(value.size, value.stride, dtype=value.dtype)
             return value
 
-        args, kwargs = tree_map(real, (call.args, call.kwargs))
+        args, kwargs = map_leaves(real, (call.args, call.kwargs))
         result = call.function(*args, **kwargs)
-        for place, tensor in zip(call.makes, tree_leaves(result), strict=False):
+        for place, tensor in zip(call.makes, leaves_of(result), strict=False):
             if place is None:
                 continue
             storage = tensor.untyped_storage()

@@ -24,6 +24,8 @@ FORM_ONLY = {
 # They write into these arguments in training, and their schema does not say so.
 UNSAID = {"aten::native_batch_norm": ("running_mean", "running_var")}
 _REPOINTS = {"aten::set_", "aten::_unsafe_view", "aten::lift_fresh", "aten::lift"}
+# A mask makes the shape follow from values, and then it has no form on meta; indices do not.
+_SHAPED = {"aten::index"}
 _MOVES = {"aten::resize_", "aten::resize_as_"}
 
 
@@ -95,6 +97,6 @@ def traits_of(operator: torch._ops.OpOverload) -> Traits:
         factory=name in FACTORIES,
         draws=torch.Tag.nondeterministic_seeded in tags,
         form_only=name in FORM_ONLY,
-        tensors=not tags & shapeless
+        tensors=(not tags & shapeless or name in _SHAPED)
         and all("Tensor" in str(value.type) for value in schema.returns),
     )

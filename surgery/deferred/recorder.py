@@ -14,10 +14,13 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map
 
 from surgery.deferred.log import Call, Form, Log, Place
+from surgery.deferred.nested import leaves_of, map_leaves, tensors_in
 from surgery.deferred.operators import Traits, traits_of
+
+# No range this wide is drawn by accident, and half precision holds no wider one.
+_LARGE = 1e4
 
 
 class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -34,7 +37,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.log = Log()
         self.waiting: dict[int, tuple[int, torch.UntypedStorage]] = {}
         self.notes: dict[str, None] = {}
-        self._state = torch.get_rng_state()
+        # Where the next ordinary number comes from, and how the generator was left.
+        self._state = self._left = torch.get_rng_state()
         self._busy = False
 
     def __torch_dispatch__(
@@ -50,7 +54,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         traits = traits_of(func)
         if traits.repoints:
             return func(*args, **kwargs)
-        tensors = [x for x in tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)]
+        tensors = [*tensors_in(args), *tensors_in(kwargs)]
         waits = any(self.number(tensor) is not None for tensor in tensors)
         if not (waits or traits.factory or traits.draws):
             return func(*args, **kwargs)
@@ -110,6 +114,10 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Whether a function that fills this tensor can be recorded."""
         return not self._busy and is_plain(tensor) and not self._foreign()
 
+    def origin(self) -> torch.Tensor | None:
+        """Where ordinary draws left off, if the constructor has set the generator for good."""
+        return self._state if self._foreign() else None
+
     @contextlib.contextmanager
     def busy(self) -> Iterator[None]:
         """Work on tensors that is not the constructor's."""
@@ -136,47 +144,55 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _foreign(self) -> bool:
         """Whether the constructor has set the generator: what it draws then is no ordinary draw."""
-        return not torch.equal(torch.get_rng_state(), self._state)
+        if not torch.equal(torch.get_rng_state(), self._left):
+            return True
+        if self._left is not self._state:
+            # Back from where it was set for a while, in which ordinary numbers were drawn.
+            torch.set_rng_state(self._state)
+            self._left = self._state
+        return False
 
     @contextlib.contextmanager
     def _own_numbers(self) -> Iterator[None]:
-        state = torch.get_rng_state()
-        foreign = not torch.equal(state, self._state)
-        if foreign:
-            torch.set_rng_state(self._state)
+        """Draw where ordinary draws left off, also while the constructor has set the generator."""
+        foreign = torch.get_rng_state() if self._foreign() else None
+        torch.set_rng_state(self._state)
         try:
             yield
         finally:
             self._state = torch.get_rng_state()
-            if foreign:
-                torch.set_rng_state(state)
+            if foreign is None:
+                self._left = self._state
+            else:
+                torch.set_rng_state(foreign)
 
     def _defer(
         self, func: Any, traits: Traits, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[bool, Any]:
         """Record a call instead of doing it, if its results follow from shapes."""
         bound = traits.bind(args, kwargs)
+        if _only_fills(traits, bound):
+            (tensor,) = args[:1]
+            writes = self._written(traits, bound)
+            place = self.place(tensor, *writes)
+            self._record(func, (place, *args[1:]), kwargs, (), writes, (), draws=traits.draws)
+            return True, tensor
         twins: dict[int, torch.Tensor] = {}
         try:
-            meta_args, meta_kwargs = tree_map(lambda x: _twin(x, twins), (args, kwargs))
+            meta_args, meta_kwargs = map_leaves(lambda x: _twin(x, twins), (args, kwargs))
             if "device" in traits.arguments:
                 meta_kwargs["device"] = "meta"
             trial = func(*meta_args, **meta_kwargs)
         except (RuntimeError, NotImplementedError, TypeError, ValueError, IndexError):
             # Either it has no form without values, or it is wrong: doing it will tell.
             return False, None
-        leaves = tree_leaves(trial)
+        leaves = leaves_of(trial)
         known = {twin.untyped_storage()._cdata for twin in twins.values()}
-        aliases = [
-            isinstance(leaf, torch.Tensor) and leaf.untyped_storage()._cdata in known
-            for leaf in leaves
-        ]
+        aliases = [_is_one_of(leaf, known) for leaf in leaves]
         if not traits.writes and any(aliases):
             return True, func(*args, **kwargs)
-        if any(
-            name is not None and leaf.shape != bound[name].shape
-            for name, leaf in zip(traits.returns, leaves, strict=False)
-        ):
+        pairs = zip(traits.returns, leaves, strict=False)
+        if any(name is not None and leaf.shape != bound[name].shape for name, leaf in pairs):
             return False, None
         made = [
             None if alias or not isinstance(leaf, torch.Tensor) else self._blank(leaf)
@@ -184,7 +200,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         ]
         writes = self._written(traits, bound)
         reads: set[int] = set()
-        described, named = tree_map(lambda x: self._described(x, reads), (args, kwargs))
+        described, named = map_leaves(lambda x: self._described(x, reads), (args, kwargs))
         if traits.form_only:
             described, reads = _formed(described), set()
         named.update(_explicit(traits, leaves))
@@ -198,10 +214,9 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _written(self, traits: Traits, bound: dict[str, Any]) -> frozenset[int]:
         found = set()
         for name in traits.written(bound):
-            for tensor in tree_leaves(bound.get(name)):
-                if isinstance(tensor, torch.Tensor):
-                    number = self.number(tensor)
-                    found.add(self.adopt(tensor) if number is None else number)
+            for tensor in tensors_in(bound.get(name)):
+                number = self.number(tensor)
+                found.add(self.adopt(tensor) if number is None else number)
         return frozenset(found)
 
     def _described(self, value: Any, reads: set[int]) -> Any:
@@ -277,8 +292,7 @@ class Reads(TorchFunctionMode):
             args[0], torch.nn.Parameter
         )  # a Parameter clones itself, which is recorded
         if copies or func in self.FUNCTIONS:
-            tensors = [x for x in tree_leaves(args) if isinstance(x, torch.Tensor)]
-            self._recorder.settle(tensors, f"Tensor.{func.__name__} reads them")
+            self._recorder.settle(tensors_in(args), f"Tensor.{func.__name__} reads them")
         return func(*args, **(kwargs or {}))
 
 
@@ -303,6 +317,22 @@ def _twin(value: Any, twins: dict[int, torch.Tensor]) -> Any:
     return twins[id(value)]
 
 
+def _only_fills(traits: Traits, bound: dict[str, Any]) -> bool:
+    """Whether this is one of the commonest calls, and no shape or argument of it can be wrong."""
+    tensor = bound.get("self")
+    if tensor is None or not tensor.dtype.is_floating_point:
+        return False
+    if traits.name == "aten::uniform_":
+        return bool(0 <= bound.get("to", 1) - bound.get("from", 0) < _LARGE)
+    if traits.name == "aten::normal_":
+        return bool(bound.get("std", 1) >= 0)
+    return traits.name == "aten::fill_" and not isinstance(bound["value"], torch.Tensor)
+
+
+def _is_one_of(leaf: Any, storages: set[int]) -> bool:
+    return isinstance(leaf, torch.Tensor) and leaf.untyped_storage()._cdata in storages
+
+
 def _formed(args: tuple[Any, ...]) -> tuple[Any, ...]:
     """The same arguments with a form for the first."""
     first = args[0]
@@ -325,4 +355,4 @@ def _answer(trial: Any, traits: Traits, bound: dict[str, Any], made: list[Any]) 
         returned = tuple(bound[name] if name is not None else tensor for name, tensor in pairs)
         return returned[0] if len(returned) == 1 else returned or None
     values = iter(made)
-    return tree_map(lambda leaf: next(values), trial)
+    return map_leaves(lambda leaf: next(values), trial)
