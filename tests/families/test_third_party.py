@@ -1,16 +1,21 @@
-"""The plugin of the manual, installed as a distribution of its own and found by its entry point."""
+"""The plugins of the manual, installed as distributions of their own, found by entry points."""
 
 from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import re
 import subprocess
 import sys
 import venv
 from pathlib import Path
+from pkgutil import resolve_name
 
 import pytest
+
+from surgery.errors import ClaimConflictError, PluginError
+from surgery.testing import check_family
 
 ROOT = Path(__file__).parents[2]
 MANUAL = ROOT / "plugins" / "README.md"
@@ -36,17 +41,49 @@ print(json.dumps(answer))
 """
 
 
-def written_in_the_manual(folder: Path) -> None:
+FAMILY = ("tinynet.py", "surgery_tinynet.py", "pyproject.toml", "test_tinynet.py")
+HEADS = ("tinyheads.py", "surgery_tinyheads.py", "test_tinyheads.py")
+SUBCLASS = ("tinyresnet.py", "surgery_tinyresnet.py")
+
+
+def manual() -> dict[str, str]:
     """The files of the manual: every fence whose first line is the name of a file."""
     fences = re.findall(r"^```\w+\n# (\S+)\n(.*?)^```$", MANUAL.read_text("utf-8"), re.S | re.M)
-    assert [name for name, _ in fences] == [
-        "tinynet.py",
-        "surgery_tinynet.py",
-        "pyproject.toml",
-        "test_tinynet.py",
-    ]
-    for name, text in fences:
-        (folder / name).write_text(text, "utf-8")
+    assert [name for name, _ in fences] == [*FAMILY, *HEADS, *SUBCLASS]
+    return dict(fences)
+
+
+def written_in_the_manual(folder: Path, names: tuple[str, ...] = FAMILY) -> None:
+    files = manual()
+    for name in names:
+        (folder / name).write_text(files[name], "utf-8")
+
+
+def installed(folder: Path, name: str, **plugins: str) -> None:
+    """What pip leaves behind of a distribution: its name and its entry points."""
+    info = folder / f"{name.replace('-', '_')}-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n", "utf-8")
+    points = "".join(f"{plugin} = {value}\n" for plugin, value in plugins.items())
+    (info / "entry_points.txt").write_text(f"[surgery]\n{points}", "utf-8")
+
+
+def run(folder: Path, code: str, **environ: str) -> str:
+    """What a fresh process says that sees a folder, the project and what it needs."""
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=folder,
+        env={
+            "PATH": "",
+            "PYTHONPATH": os.pathsep.join(map(str, (folder, ROOT, ROOT / "plugins"))),
+            **environ,
+        },
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 @pytest.fixture(scope="module")
@@ -127,3 +164,111 @@ def test_the_contract_test_of_the_manual_passes_where_it_is_installed(
         cwd=tmp_path,
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_the_heads_of_the_manual_are_rebuilt_trained_and_brought_back(tmp_path: Path):
+    written_in_the_manual(tmp_path, HEADS)
+    line = re.search(r'^tinyheads = "(\w+)"$', MANUAL.read_text("utf-8"), re.M)
+    assert line
+    installed(tmp_path, "surgery-tinyheads", tinyheads=line[1])
+    name = "test_both_heads_are_rebuilt_train_and_come_back"
+    run(tmp_path, f"import test_tinyheads; test_tinyheads.{name}()")
+
+
+CLAIMS = """
+import json, os, torch
+import surgery
+from torchvision.models import resnet18
+from tinyresnet import TinyResNet
+from surgery.families.registry import default_registry
+from surgery.testing import check_family
+from surgery_tinyresnet import FAMILY
+
+with torch.device("meta"):
+    models = (TinyResNet(), type("Child", (TinyResNet,), {})(), resnet18())
+for names in ("", "tinyresnet", "surgery-tinyresnet", "ours:resnet", "tinyresnet, resnet"):
+    os.environ["SURGERY_DISABLE_PLUGINS"] = names
+    default_registry.cache_clear()
+    claims = [default_registry().claim(model) for model in models]
+    print(json.dumps([claim and claim.name for claim in claims]))
+
+del os.environ["SURGERY_DISABLE_PLUGINS"]
+default_registry.cache_clear()
+assert check_family(FAMILY) == ("tinyresnet",)
+model = TinyResNet()
+surgery.replace_head(model, 7)
+print(model.fc[2].out_features)
+"""
+
+
+def test_a_claim_of_the_manual_on_a_subclass_beats_ours_until_it_is_disabled(tmp_path: Path):
+    written_in_the_manual(tmp_path, SUBCLASS)
+    installed(tmp_path, "ours", resnet="surgery_plugins.resnet")
+    installed(tmp_path, "surgery-tinyresnet", tinyresnet="surgery_tinyresnet")
+    theirs = ["tinyresnet", "tinyresnet"]
+    assert [json.loads(line) for line in run(tmp_path, CLAIMS).splitlines()] == [
+        [*theirs, "resnet"],
+        ["resnet"] * 3,
+        ["resnet"] * 3,
+        [*theirs, None],
+        [None] * 3,
+        7,
+    ]
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "said"),
+    [
+        ("def surgery_families", "def surgery_familys", "did you mean 'surgery_families'?"),
+        ("@hookimpl\n", "", "not marked as a hook"),
+        ("return [FAMILY]", "return FAMILY", "a list or tuple of surgery.families.Family"),
+        ("return [FAMILY]", "FAMILY", "returned nothing"),
+        ("import Family,", "import Familly,", "ImportError"),
+        ("    name=", "    title=", "title"),
+        ('("tinynet.TinyNet",)', '"tinynet.TinyNet"', "classes=('tinynet.TinyNet',)"),
+        ('"tinynet.TinyNet"', '"TinyNet"', "no qualified class name"),
+        ('"tinynet.TinyNet"', '"tinynet.TinyNett"', "does not claim 'tinynet'"),
+        ('"stem.in_channels"', '"stem.channels"', "stem.channels"),
+        ('HeadClaim("classifier")', 'HeadClaim("classifer")', "classifer (main)"),
+        ('HeadClaim("classifier")', 'HeadClaim("block2")', "block2"),
+        ('HeadClaim("classifier")', '"classifier"', "a tuple of HeadClaim"),
+        ('(("block1",), ("block2",))', '("block1", "block2")', "stages has a wrong type"),
+        (
+            '(("block1",), ("block2",))',
+            '(("block2",), ("block1",))',
+            "stages[1] runs before stages[0]",
+        ),
+        ('(("block1",), ("block2",))', '(("block1",),)', "block2"),
+        ('("num_classes",)', '("n_classes",)', "n_classes"),
+        (r'(r"^features', r'(r"(^features', "no valid rule"),
+        ('"tinynet:TinyNet"', '"tinynet.TinyNet"', "leads to nothing that can be imported"),
+        ('"tinynet:TinyNet"', '"tinynet:Tinynet"', "Tinynet"),
+    ],
+)
+def test_a_mistake_in_following_the_manual_is_named(load, write, right: str, wrong: str, said: str):
+    files = manual()
+    code = files["surgery_tinynet.py"]
+    assert code.count(right) == 1
+    write("tinynet", files["tinynet.py"])
+    registry = load(mine=write("surgery_tinynet", code.replace(right, wrong)))
+    for failure in registry.failures:
+        assert failure.error.fix
+        assert said in str(failure.error)
+    if not registry.failures:
+        (family,) = registry.families
+        with pytest.raises(PluginError) as caught:
+            check_family(family, registry=registry)
+        assert caught.value.fix
+        assert said in str(caught.value)
+
+
+def test_two_plugins_of_the_manual_name_each_other(load, write):
+    files = manual()
+    write("tinynet", files["tinynet.py"])
+    first, second = (write(name, files["surgery_tinynet.py"]) for name in ("one", "two"))
+    registry = load(first=first, second=second)
+    with pytest.raises(ClaimConflictError) as caught:
+        registry.claim(resolve_name("tinynet:TinyNet")())
+    assert {"'first'", "'second'"} <= set(re.findall(r"'\w+'", str(caught.value)))
+    assert "SURGERY_DISABLE_PLUGINS" in caught.value.fix
+    assert load(first=first, second=second, disabled=("second",)).conflicts == ()
