@@ -9,6 +9,9 @@ from surgery.families import Family, HeadClaim, hookimpl
 # torchvision's own files still hold the names of 2017, in which `norm.1` meant `norm1`.
 LEGACY = ((r"(\.denselayer\d+\.(?:norm|conv))\.([12])\.", r"\1\2."),)
 
+# Cadene's pretrainedmodels takes torchvision's model and calls its head by another name.
+PRETRAINEDMODELS = (*LEGACY, (r"^last_linear\.", "classifier."))
+
 FAMILY = Family(
     name="densenet",
     classes=("torchvision.models.densenet.DenseNet",),
@@ -22,7 +25,7 @@ FAMILY = Family(
         ("features.transition2", "features.denseblock3"),
         ("features.transition3", "features.denseblock4", "features.norm5"),
     ),
-    renames={"torchvision legacy": LEGACY},
+    renames={"torchvision legacy": LEGACY, "pretrainedmodels": PRETRAINEDMODELS},
     catalog={
         name: f"torchvision.models:{name}"
         for name in ("densenet121", "densenet161", "densenet169", "densenet201")

@@ -1,10 +1,13 @@
 """EfficientNet as the package efficientnet-pytorch builds it (Tan and Le, https://arxiv.org/abs/1905.11946).
 
-Weights do not pass between it and torchvision by renaming: it pads as TensorFlow does.
+It pads as TensorFlow does. So do timm's ``tf_efficientnet_*``: renamed, their weights give the same
+output. torchvision pads evenly: its weights fit (those of B5 to B7 came from this package) and the
+output is a little different.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -16,7 +19,7 @@ from surgery_plugins.grouping import group
 if TYPE_CHECKING:
     from torch import nn
 
-    from surgery.families.family import Stages
+    from surgery.families.family import Rules, Stages
 
 VARIANTS = (*(f"b{i}" for i in range(9)), "l2")
 FROM_NAME = "efficientnet_pytorch:EfficientNet.from_name"
@@ -24,6 +27,60 @@ FROM_NAME = "efficientnet_pytorch:EfficientNet.from_name"
 builders = SimpleNamespace(
     **{variant: builder(FROM_NAME, f"efficientnet-{variant}") for variant in VARIANTS}
 )
+
+# How many blocks a stage of B0 has, and how many times as many the other variants have.
+REPEATS = (1, 2, 2, 3, 3, 4, 1)
+DEPTHS = (
+    *(("b0", 1.0), ("b1 and b2", 1.1), ("b3", 1.4), ("b4", 1.8), ("b5", 2.2)),
+    *(("b6", 2.6), ("b7", 3.1), ("b8", 3.6), ("l2", 5.3)),
+)
+
+# torchvision's names first become timm's. The first stage does not expand, which shifts the names
+# within its blocks in either.
+TORCHVISION = (
+    (r"^features\.0\.0\.", "conv_stem."),
+    (r"^features\.0\.1\.", "bn1."),
+    (r"^features\.8\.0\.", "conv_head."),
+    (r"^features\.8\.1\.", "bn2."),
+    (r"^classifier\.1\.", "classifier."),
+    *((rf"^features\.{stage + 1}\.", f"blocks.{stage}.") for stage in range(len(REPEATS))),
+    (r"\.block\.\d\.fc1\.", ".se.conv_reduce."),
+    (r"\.block\.\d\.fc2\.", ".se.conv_expand."),
+    (r"^(blocks\.0\.\d+)\.block\.0\.0\.", r"\1.conv_dw."),
+    (r"^(blocks\.0\.\d+)\.block\.2\.0\.", r"\1.conv_pw."),
+    (r"^(blocks\.0\.\d+)\.block\.2\.1\.", r"\1.bn2."),
+    (r"\.block\.0\.0\.", ".conv_pw."),
+    (r"\.block\.0\.1\.", ".bn1."),
+    (r"\.block\.1\.0\.", ".conv_dw."),
+    (r"\.block\.1\.1\.", ".bn2."),
+    (r"\.block\.3\.0\.", ".conv_pwl."),
+    (r"\.block\.3\.1\.", ".bn3."),
+)
+TIMM = (
+    (r"^bn1\.", "_bn0."),
+    (r"^bn2\.", "_bn1."),
+    (r"^classifier\.", "_fc."),
+    (r"^(conv_stem|conv_head)\.", r"_\1."),
+    (r"\.se\.conv_", "._se_"),
+    (r"\.conv_dw\.", "._depthwise_conv."),
+    (r"\.conv_pwl\.", "._project_conv."),
+    (r"^(blocks\.0\.\d+)\.conv_pw\.", r"\1._project_conv."),
+    (r"^(blocks\.0\.\d+)\.bn(\d)\.", r"\1._bn\2."),
+    (r"\.conv_pw\.", "._expand_conv."),
+    (r"\.bn1\.", "._bn0."),
+    (r"\.bn2\.", "._bn1."),
+    (r"\.bn3\.", "._bn2."),
+)
+
+
+def blocks(depth: float) -> Rules:
+    """The blocks in one row, as the package has them, for a variant with so many in a stage."""
+    counts = [math.ceil(depth * repeats) for repeats in REPEATS]
+    places = ((stage, block) for stage, count in enumerate(counts) for block in range(count))
+    return tuple(
+        (rf"^blocks\.{stage}\.{block}\.", f"_blocks.{number}.")
+        for number, (stage, block) in enumerate(places)
+    )
 
 
 def widens(block: Any) -> bool:
@@ -45,6 +102,10 @@ FAMILY = Family(
     heads=(HeadClaim("_fc"),),
     stem=("_conv_stem", "_bn0"),
     stages=stages,
+    renames={
+        f"torchvision or timm, {variant}": (*TORCHVISION, *TIMM, *blocks(depth))
+        for variant, depth in DEPTHS
+    },
     sync=("_global_params.num_classes",),
     catalog={f"efficientnet-{variant}": f"{__name__}:builders.{variant}" for variant in VARIANTS},
 )

@@ -13,6 +13,9 @@ from surgery_plugins.building import builder
 # Left to itself, torchvision warns that its initialisation is going to change to this one.
 inception_v3 = builder("torchvision.models:inception_v3", init_weights=False)
 
+# Cadene's pretrainedmodels takes torchvision's model and calls its head by another name.
+PRETRAINEDMODELS = ((r"^last_linear\.", "fc."),)
+
 FAMILY = Family(
     name="inception",
     classes=("torchvision.models.inception.Inception3",),
@@ -27,6 +30,7 @@ FAMILY = Family(
         ("Mixed_6a", "Mixed_6b", "Mixed_6c", "Mixed_6d", "Mixed_6e"),
         ("Mixed_7a", "Mixed_7b", "Mixed_7c"),
     ),
+    renames={"pretrainedmodels": PRETRAINEDMODELS},
     catalog={"inception_v3": f"{__name__}:inception_v3"},
 )
 

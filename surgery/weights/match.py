@@ -14,7 +14,6 @@ The order in which names are read:
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from math import floor
@@ -26,7 +25,7 @@ from surgery.weights.closest import closest
 from surgery.weights.judge import judge
 from surgery.weights.names import WRAPPED, Found, Rewriting, find_rewriting, leading, strip
 from surgery.weights.policies import resolve
-from surgery.weights.renaming import Rename, applied, left_out, renamed
+from surgery.weights.renaming import Rename, Rule, applied, compiled, left_out, renamed
 from surgery.weights.value import TensorInfo
 from surgery.weights.verdicts import Matching, printable
 
@@ -40,8 +39,13 @@ class _Reading:
 
     found: Found
     dialect: str | None = None
-    rules: tuple[tuple[re.Pattern[str], str], ...] = ()
+    rules: tuple[Rule, ...] = ()
     lead: str = ""
+
+    @property
+    def gain(self) -> tuple[int, int]:
+        """How much it brings together, by name and shape, then by name alone."""
+        return self.found.matched, self.found.named
 
     def told(self, matching: Matching) -> Matching:
         """The matching with what was undone in its names."""
@@ -163,17 +167,21 @@ def _read(
 ) -> _Reading:
     """The reading that lets most tensors match; without a dialect where none does better."""
     best = _Reading(find_rewriting(names, source, model))
+    # Where every name of a side is found on the other, it is the same dialect.
+    if best.found.named in (len(names), len(model)):
+        return best
     bare = {key: strip(name, WRAPPED) for key, name in names.items()}
-    leads = leading(bare) if dialects else ()
-    for dialect, rules in dialects.items():
-        compiled = tuple((re.compile(pattern), replacement) for pattern, replacement in rules)
-        for lead in leads:
+    for dialect, pairs in dialects.items():
+        rules = tuple(compiled(pattern, replacement) for pattern, replacement in pairs)
+        for lead in leading(bare):
+            inside = {key: name.removeprefix(lead) for key, name in bare.items()}
+            spelt = {key: applied(name, rules) for key, name in inside.items()}
+            if spelt == inside:
+                continue
+            reading = _Reading(find_rewriting(spelt, source, model), dialect, rules, lead)
+            best = reading if reading.gain > best.gain else best
             if best.found.matched in (len(names), len(model)):
                 return best
-            spelt = {key: applied(name.removeprefix(lead), compiled) for key, name in bare.items()}
-            found = find_rewriting(spelt, source, model)
-            if found.matched > best.found.matched:
-                best = _Reading(found, dialect, compiled, lead)
     return best
 
 

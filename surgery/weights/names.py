@@ -55,17 +55,20 @@ class Found:
     Attributes:
         rewriting: the way.
         matched: how many tensors it brings together, by name and shape.
+        named: how many it brings together by name alone.
         rival: another that matches as many, but different ones; None where it is clear.
     """
 
     rewriting: Rewriting
     matched: int
+    named: int
     rival: Rewriting | None = None
 
 
 # By name, the key and the shape; names that several keys share are left out.
 _Side: TypeAlias = dict[str, tuple[str, tuple[int, ...]]]
 _Pairs: TypeAlias = dict[str, str]
+_Candidate: TypeAlias = tuple[int, Rewriting, _Pairs]
 
 
 def strip(name: str, ignored: frozenset[str]) -> str:
@@ -104,7 +107,11 @@ def find_rewriting(
         >>> find_rewriting(names, layer, layer).rewriting.source_prefix
         'net.fc.'
     """
-    candidates: list[tuple[int, Rewriting, _Pairs]] = []
+    candidates: list[_Candidate] = []
+
+    def complete(candidate: _Candidate) -> bool:
+        return len(candidate[2]) in (len(names), len(model))
+
     previous: tuple[list[str], list[str]] | None = None
     for ignored, (plain_rank, prefix_rank) in zip(_LEVELS, _RANKS, strict=True):
         left_names = [strip(name, ignored) for name in names.values()]
@@ -113,20 +120,21 @@ def find_rewriting(
             continue
         previous = left_names, right_names
         left, right = _side(names, left_names, source), _side(model, right_names, model)
-        pairs = _pairs(left, right, "", "")
-        candidates.append((plain_rank, Rewriting(ignored), pairs))
-        if len(pairs) in (len(names), len(model)):
+        candidates.append((plain_rank, Rewriting(ignored), _pairs(left, right, "", "")))
+        if not complete(candidates[-1]):
+            for prefix, place in _voted(left, right):
+                way = Rewriting(ignored, prefix, place)
+                candidates.append((prefix_rank, way, _pairs(left, right, prefix, place)))
+        if any(map(complete, candidates)):
             break
-        for prefix, place in _voted(left, right):
-            way = Rewriting(ignored, prefix, place)
-            candidates.append((prefix_rank, way, _pairs(left, right, prefix, place)))
     rank, best, pairs = max(candidates, key=lambda item: (len(item[2]), -item[0], -_depth(item[1])))
     rivals = (
         other
         for other_rank, other, others in candidates
         if other_rank == rank and len(others) == len(pairs) and _conflict(pairs, others)
     )
-    return Found(best, len(pairs), next(rivals, None) if best.prefixed and pairs else None)
+    rival = next(rivals, None) if best.prefixed and pairs else None
+    return Found(best, len(pairs), _named(names, model, best), rival)
 
 
 def leading(names: Mapping[str, str]) -> tuple[str, ...]:
@@ -172,6 +180,16 @@ def _pairs(left: _Side, right: _Side, prefix: str, place: str) -> _Pairs:
     return found
 
 
+def _named(names: Mapping[str, str], model: Mapping[str, TensorInfo], way: Rewriting) -> int:
+    places = {strip(key, way.ignored) for key in model}
+    there = (strip(name, way.ignored) for name in names.values())
+    prefix, place = way.source_prefix, way.model_prefix
+    return sum(
+        name in places or (name.startswith(prefix) and place + name[len(prefix) :] in places)
+        for name in there
+    )
+
+
 def _voted(left: _Side, right: _Side) -> Iterator[tuple[str, str]]:
     """The pairs of prefixes that most names which end alike would need."""
     places: dict[tuple[str, tuple[int, ...]], list[str]] = {}
@@ -189,7 +207,9 @@ def _voted(left: _Side, right: _Side) -> Iterator[tuple[str, str]]:
                     votes.update((prefix, place) for place in known)
                 break
     del votes[("", "")]
-    return (pair for pair, _ in votes.most_common(_TRIED))
+    best = votes.most_common(_TRIED)
+    # A vote is a tensor that would match, so that far fewer votes win nothing.
+    return (pair for pair, count in best if 2 * count > best[0][1])
 
 
 def _cuts(name: str) -> Iterator[tuple[str, str]]:

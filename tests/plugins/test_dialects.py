@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import pytest
 import torch
 import torchvision
-from surgery_plugins import densenet, swin, vision_transformer
-from torch import Tensor
+from efficientnet_pytorch import EfficientNet
+from surgery_plugins import densenet, efficientnet_pytorch, inception, swin, vision_transformer
+from torch import Tensor, nn
 from torchvision.models.densenet import DenseNet, _load_state_dict
 from torchvision.models.swin_transformer import SwinTransformer
 from torchvision.models.vision_transformer import VisionTransformer
 
-from surgery.families.family import Rules
+from surgery.families.family import Family, Rules
+from surgery.weights.match import match
+from surgery.weights.memory import describe
+from surgery.weights.value import TensorInfo
+from surgery.weights.verdicts import Matching
+
+Infos = Mapping[str, TensorInfo]
 
 
 def renamed(state: Mapping[str, Tensor], rules: Rules) -> dict[str, Tensor]:
@@ -114,3 +123,117 @@ def test_timm_names_the_layers_of_densenet_and_inception_as_torchvision_does():
             aside = {key for key in model.state_dict() if key.startswith("AuxLogits.")}
             keys = set(timm.create_model(name).state_dict())
             assert keys | aside == set(model.state_dict())
+
+
+def infos(build: Callable[..., nn.Module], *args: object, **options: object) -> Infos:
+    with torch.device("meta"):
+        return describe(build(*args, **options).state_dict())
+
+
+def read_with(family: Family, model: Infos, source: Infos) -> Matching:
+    """Matched with the family's dialects, bare and inside the wrappers of a training script."""
+    matching = match(model, source, dialects=family.renames)
+    wrapped = {f"module.model.{key}": info for key, info in source.items()}
+    again = match(model, wrapped, dialects=family.renames)
+    assert again.dialect == matching.dialect
+    assert dict(again.pairs) == {
+        key: f"module.model.{name}" for key, name in matching.pairs.items()
+    }
+    return matching
+
+
+@pytest.mark.parametrize("module", ["densenet", "inception", "googlenet", "efficientnet_pytorch"])
+def test_a_models_own_keys_need_no_dialect(module: str):
+    family = importlib.import_module(f"surgery_plugins.{module}").FAMILY
+    name, target = next(iter(family.catalog.items()))
+    own = infos(pkgutil.resolve_name(target))
+    assert match(own, own, dialects=family.renames).dialect is None, name
+
+
+def test_densenet_reads_both_of_its_dialects():
+    model = infos(torchvision.models.densenet121)
+    inner = re.compile(r"(denselayer\d+\.(?:norm|conv))([12])\.")
+    counted = {key for key in model if key.endswith("num_batches_tracked")}
+    legacy = {inner.sub(r"\1.\2.", key): model[key] for key in model if key not in counted}
+    matching = read_with(densenet.FAMILY, model, legacy)
+    assert matching.dialect == "torchvision legacy"
+    assert matching.pairs.keys() == model.keys() - counted
+    assert {*matching.counters} == counted
+    cadene = {key.replace("classifier.", "last_linear."): info for key, info in legacy.items()}
+    matching = read_with(densenet.FAMILY, model, cadene)
+    assert matching.dialect == "pretrainedmodels"
+    assert matching.pairs["classifier.bias"] == "last_linear.bias"
+    assert matching.absent == matching.unexpected == ()
+
+
+def test_inception_finds_its_head_under_the_name_that_pretrainedmodels_gives_it():
+    model = infos(torchvision.models.inception_v3, init_weights=False, num_classes=7)
+    source = {
+        re.sub(r"^fc\.", "last_linear.", key): info
+        for key, info in infos(torchvision.models.inception_v3, init_weights=False).items()
+    }
+    matching = read_with(inception.FAMILY, model, source)
+    assert matching.dialect == "pretrainedmodels"
+    heads = {f"{layer}.{kind}" for layer in ("fc", "AuxLogits.fc") for kind in ("weight", "bias")}
+    assert {item.key for item in matching.mismatched} == heads
+    assert matching.missing == matching.unexpected == ()
+
+
+def test_files_of_inception_with_and_without_auxiliary_heads_and_counters():
+    """As ``inception_v3_google`` and ``googlenet`` are: heads always in, counters from 2017 out."""
+    for build, aside in (
+        (torchvision.models.inception_v3, {"AuxLogits"}),
+        (torchvision.models.googlenet, {"aux1", "aux2"}),
+    ):
+        full = infos(build, init_weights=False)
+        old = {key: info for key, info in full.items() if "num_batches_tracked" not in key}
+        model = infos(build, init_weights=False, aux_logits=False)
+        matching = match(model, old)
+        assert {key.split(".")[0] for key in matching.unexpected} == aside
+        assert matching.absent == ()
+        assert matching.warning() is None
+
+
+@pytest.mark.parametrize(
+    "variant", ["b0", "b1", "b2", *(pytest.param(f"b{n}", marks=pytest.mark.slow) for n in (5, 7))]
+)
+def test_efficientnet_pytorch_reads_torchvision_and_timm(variant: str):
+    timm = pytest.importorskip("timm")
+    model = infos(EfficientNet.from_name, f"efficientnet-{variant}")
+    ours = infos(getattr(torchvision.models, f"efficientnet_{variant}"))
+    theirs = infos(timm.create_model, f"tf_efficientnet_{variant}")
+    for source in (ours, theirs):
+        matching = read_with(efficientnet_pytorch.FAMILY, model, source)
+        assert variant in (matching.dialect or "")
+        assert matching.pairs.keys() == model.keys()
+        assert {*matching.pairs.values()} == {*source}
+
+
+def test_efficientnets_of_timm_give_the_same_output_in_efficientnet_pytorch():
+    timm = pytest.importorskip("timm")
+    donor = timm.create_model("tf_efficientnet_b0", num_classes=3).eval()
+    model = EfficientNet.from_name("efficientnet-b0", num_classes=3).eval()
+    for parameter in donor.get_classifier().parameters():
+        torch.nn.init.normal_(parameter)
+    state = donor.state_dict()
+    dialects = efficientnet_pytorch.FAMILY.renames
+    matching = match(describe(model.state_dict()), describe(state), dialects=dialects)
+    model.load_state_dict({key: state[name] for key, name in matching.pairs.items()})
+    image = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        found, wanted = model(image), donor(image)
+    assert wanted.std() > 0.1
+    assert torch.allclose(found, wanted, atol=1e-4)
+
+
+def test_heads_of_retinanet_from_before_its_layers_had_a_norm():
+    """torchvision's version 1 kept ``conv.0`` where version 2 has ``conv.0.0``."""
+    build = torchvision.models.detection.retinanet_resnet50_fpn
+    model = infos(build, weights=None, weights_backbone=None)
+    inner = re.compile(r"(_head\.conv\.\d)\.0\.")
+    source = {inner.sub(r"\1.", key): info for key, info in model.items()}
+    assert len(source) == len(model)
+    rules = {"torchvision version 1": ((r"(_head\.conv\.\d)\.(?=weight|bias)", r"\1.0."),)}
+    matching = match(model, source, dialects=rules)
+    assert matching.dialect == "torchvision version 1"
+    assert dict(matching.pairs) == {key: inner.sub(r"\1.", key) for key in model}
