@@ -35,7 +35,7 @@ def check_packed(model: nn.Module, known: Survey, head: Head, size: int, options
         PlanError: the head is packed, and no head kind is registered for its class, or the
             model's own code dequantises what it makes.
     """
-    if head.kind != "packed" or options.deeper:
+    if head.kind != "packed" or options.is_deeper(head):
         return
     layer = tree.get_module(model, head.address)
     stuck = sorted(set(_dequantising(known, head)) - set(_idle(model, known, head)))
