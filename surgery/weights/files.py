@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import stat
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from io import BufferedReader
@@ -219,7 +220,9 @@ class _Rebuilt:
                     found="a shape and a dtype alone",
                     fix="save it from a model whose parameters are on a real device",
                 )
-        with stored.reopened(self.path, self.seen):
+        with stored.reopened(self.path, self.seen), warnings.catch_warnings():
+            # What torch has to say of sparse tensors concerns whoever uses them.
+            warnings.simplefilter("ignore")
             try:
                 tree = torch.load(self.path, map_location="cpu", weights_only=True)
             except Exception as error:  # sizes and indices from a file can fail anywhere in torch

@@ -274,7 +274,9 @@ def _trusted() -> set[str]:
     }
 
 
-def _strided(storage: Any, offset: Any, size: Any, stride: Any, *rest: Any) -> Stored:
+def _strided(storage: Any, offset: Any, size: Any, stride: Any, *rest: Any) -> Stored | Inert:
+    if not isinstance(storage, Storage):
+        return Inert()
     # The last of six is a dict of bits (a conjugate view) that change what the bytes mean.
     special = "conjugate" if len(rest) > 2 and rest[2] else ""
     return Stored(storage, storage.dtype, offset, size, stride, special)
@@ -293,13 +295,17 @@ def _typed(
     return Stored(storage, dtype, offset, size, stride, "conjugate" if bits and bits[0] else "")
 
 
-def _sparse(layout: Any, data: Any) -> Stored:
+def _sparse(layout: Any, data: Any) -> Stored | Inert:
     # Two tensors of indices come first, but for the layout of coordinates, which has one.
     values, size = data[1:3] if layout == "torch.sparse_coo" else data[2:4]
+    if not isinstance(values, Stored):
+        return Inert()
     return Stored(None, values.dtype, 0, size, (), "sparse")
 
 
-def _quantized(storage: Any, offset: Any, size: Any, stride: Any, *_rest: Any) -> Stored:
+def _quantized(storage: Any, offset: Any, size: Any, stride: Any, *_rest: Any) -> Stored | Inert:
+    if not isinstance(storage, Storage):
+        return Inert()
     return Stored(None, storage.dtype, 0, size, (), "quantized")
 
 

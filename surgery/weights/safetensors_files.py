@@ -1,7 +1,7 @@
 """The safetensors format: an eight-byte length, a JSON header, and the bytes of the tensors.
 
-The header is checked here, before anything is used: https://github.com/huggingface/safetensors
-describes the format, and what a reader has to refuse.
+The header is checked here, before anything is used. What a reader has to refuse is written down in
+the README and the ``attacks`` folder of the format's own repository, ``safetensors``.
 """
 
 from __future__ import annotations
