@@ -7,6 +7,17 @@ this package registers them all; ``surgery.shown`` says how values get here with
 The way in is ``surgery.report(value, "text")`` or ``print(value)``.
 """
 
-from surgery.reports import example, graph, heads, json, parameters, plan, registry, text
+from surgery.reports import (
+    example,
+    graph,
+    heads,
+    json,
+    parameters,
+    plan,
+    registry,
+    text,
+    verdicts,
+)
 
 __all__ = ["example", "graph", "heads", "json", "parameters", "plan", "registry", "text"]
+__all__ += ["verdicts"]

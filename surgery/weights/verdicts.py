@@ -192,19 +192,24 @@ class Matching(Shown):
         }
 
     @property
-    def lines(self) -> tuple[str, ...]:
-        """The verdicts in words, each with its keys, layers folded."""
+    def listing(self) -> tuple[tuple[str, str], ...]:
+        """The verdicts in words, each with its keys, layers folded; what went wrong first."""
         listed: tuple[tuple[str, Iterable[str]], ...] = (
-            ("loaded", self.loaded),
-            ("dtype converted", (item.key for item in self.converted)),
-            ("tied", self.tied),
             ("shape mismatch", map(str, self.mismatched)),
             ("missing", self.absent),
-            ("missing, as in old files", self.counters),
             ("unexpected", self.unexpected),
             ("dropped", self.dropped_sources),
+            ("tied", self.tied),
+            ("missing, as in old files", self.counters),
+            ("dtype converted", (item.key for item in self.converted)),
+            ("loaded", self.loaded),
         )
-        return tuple(f"{name}: {line}" for name, keys in listed for line in fold(keys))
+        return tuple((name, line) for name, keys in listed for line in fold(keys))
+
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """The listing as lines to print, control characters escaped: keys are data."""
+        return tuple(f"{name}: {printable(line)}" for name, line in self.listing)
 
     @property
     def undone(self) -> str:
