@@ -5,9 +5,11 @@ Liu et al., https://arxiv.org/abs/2103.14030 and https://arxiv.org/abs/2111.0988
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 from surgery.families import Family, HeadClaim, hookimpl
+from surgery.families.resizing import Fixed, Follower, Recomputed, RelativePositions
 
 # timm has a stage begin with its patch merging, and torchvision counts that as a layer.
 TIMM = (
@@ -25,6 +27,33 @@ TIMM = (
     (r"^head\.fc\.", "head."),
 )
 
+# An image of so many windows along each side fills the last stage with one.
+STRIDE = 32
+
+
+def resize(model: Any, size: tuple[int, int]) -> Iterator[Follower]:
+    """Windows of one 32nd of the image, as published; where that is no whole number they stay.
+
+    They are interpolated in v1, and computed by an MLP from coordinates in v2.
+    """
+    if any(length % STRIDE for length in size):
+        return
+    new = [length // STRIDE for length in size]
+    for address, module in model.named_modules():
+        if not hasattr(module, "define_relative_position_index"):
+            continue
+        old = tuple(module.window_size)
+        yield Fixed(address, "window_size", new)
+        shifted = any(module.shift_size)
+        yield Fixed(address, "shift_size", [length // 2 * shifted for length in new])
+        index, table = (f"{address}.relative_position_{name}" for name in ("index", "bias_table"))
+        continuous = hasattr(module, "relative_coords_table")
+        yield RelativePositions("" if continuous else table, old, tuple(new), index)
+        if continuous:
+            method = "define_relative_position_bias_table"
+            yield Recomputed(address, method, ("relative_coords_table",))
+
+
 FAMILY = Family(
     name="swin",
     classes=("torchvision.models.swin_transformer.SwinTransformer",),
@@ -39,6 +68,7 @@ FAMILY = Family(
         ("features.6", "features.7", "norm"),
     ),
     sync=("num_classes",),
+    resize=resize,
     renames={"timm": TIMM},
     catalog={
         f"swin_{size}": f"torchvision.models:swin_{size}"

@@ -7,10 +7,11 @@ Liu et al., https://arxiv.org/abs/2106.13230.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from surgery.families import Family, HeadClaim, hookimpl
+from surgery.families.resizing import Fixed, Follower, Positions, RelativePositions, check_multiple
 from surgery_plugins.grouping import group, pools
 from surgery_plugins.inputs import samples
 
@@ -45,6 +46,21 @@ def mvit_stages(model: nn.Module) -> Stages:
     return (*blocks, (*last, "norm"))
 
 
+def mvit_resize(model: Any, size: tuple[int, int]) -> Iterator[Follower]:
+    """The frames stay. A table along one axis serves the longer side of the cells it is for."""
+    place = model.pos_encoding
+    check_multiple(size, 32)
+    old, (_, *strides) = tuple(place.spatial_size), model.conv_proj.stride
+    new = tuple(length // stride for length, stride in zip(size, strides, strict=True))
+    yield Fixed("pos_encoding", "spatial_size", new)
+    if place.spatial_pos is not None:
+        yield Positions("pos_encoding.spatial_pos", old, new)
+    for address, tensor in model.named_parameters():
+        if address.endswith(("rel_pos_h", "rel_pos_w")):
+            cells = (len(tensor) + 1) // 2
+            yield RelativePositions(address, (cells,), (cells * max(new) // max(old),))
+
+
 RESNET = Family(
     name="video_resnet",
     classes=("torchvision.models.video.resnet.VideoResNet",),
@@ -75,6 +91,7 @@ MVIT = Family(
     heads=(HeadClaim("head"),),
     stem=("conv_proj", "pos_encoding"),
     stages=mvit_stages,
+    resize=mvit_resize,
     catalog={name: f"{TARGET}:{name}" for name in ("mvit_v1_b", "mvit_v2_s")},
 )
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from surgery.families import Family, HeadClaim, hookimpl
+from surgery.families.resizing import Fixed, Follower, Positions, check_multiple
 from surgery_plugins.grouping import group
 from surgery_plugins.inputs import samples
 
@@ -46,6 +47,16 @@ def stages(model: nn.Module) -> Stages:
     return (*layers, (*last, "encoder.ln"))
 
 
+def resize(model: Any, size: tuple[int, int]) -> Iterator[Follower]:
+    """A cell for every patch, and the class token apart; images are square."""
+    check_multiple(size, model.patch_size, square=True)
+    old, new = model.image_size // model.patch_size, size[0] // model.patch_size
+    tokens = model.seq_length - old * old
+    yield Fixed("", "image_size", size[0])
+    yield Fixed("", "seq_length", tokens + new * new)
+    yield Positions("encoder.pos_embedding", (old, old), (new, new), tokens)
+
+
 FAMILY = Family(
     name="vision_transformer",
     classes=("torchvision.models.vision_transformer.VisionTransformer",),
@@ -55,6 +66,7 @@ FAMILY = Family(
     stem=("conv_proj", "class_token", "encoder.pos_embedding"),
     stages=stages,
     sync=("num_classes",),
+    resize=resize,
     renames={"torchvision legacy": LEGACY, "timm": TIMM},
     catalog={
         f"vit_{size}": f"torchvision.models:vit_{size}"

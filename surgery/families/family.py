@@ -15,6 +15,7 @@ from surgery.errors import ClaimContradictedError, PluginError
 if TYPE_CHECKING:
     from torch import nn
 
+    from surgery.families.resizing import Resize
     from surgery.graph.example import Example
 
 HeadRole: TypeAlias = Literal["main", "aux", "distillation", "projection", "coupled", "keypoints"]
@@ -132,6 +133,10 @@ class Family:
         stem: addresses of the part before the first stage, the layer that takes the input first.
             Stem, stages and heads together hold every parameter, and none twice.
         sync: paths of attributes that must equal the number of classes, ``config.num_labels``.
+        resize: for models that are made for one size of images: a callable from the model and the
+            new height and width to what follows, in the values of ``surgery.families.resizing``
+            (a position embedding, a table of relative positions, an attribute). Left out, the
+            size is free, or nobody can change it.
         renames: for each checkpoint dialect its rules, pairs of a regular expression and a
             replacement that ``re.sub`` applies in order to make this model's key.
         catalog: names it can build, each with a ``package.module:callable`` that takes no
@@ -163,6 +168,7 @@ class Family:
     stages: Stages | Callable[[nn.Module], Stages] = ()
     stem: tuple[str, ...] = ()
     sync: tuple[str, ...] = ()
+    resize: Resize | None = None
     renames: Mapping[str, Rules] = field(default_factory=dict, hash=False)
     catalog: Mapping[str, str] = field(default_factory=dict, hash=False)
 
@@ -177,6 +183,7 @@ class Family:
             )
         self._check_names()
         self._check_example()
+        self._check_resize()
         self._check_places()
         object.__setattr__(self, "renames", self._checked_mapping("renames", self.renames))
         object.__setattr__(self, "catalog", self._checked_mapping("catalog", self.catalog))
@@ -253,6 +260,16 @@ class Family:
                 "model and returns a surgery.Example",
                 spec,
                 "example=(2, 3, 224, 224)",
+            )
+
+    def _check_resize(self) -> None:
+        if self.resize is not None and not callable(self.resize):
+            raise self._wrong(
+                "resize",
+                "resize has a wrong type",
+                "a callable from the model and (height, width) to what follows",
+                self.resize,
+                "resize=lambda model, size: [Fixed('', 'image_size', size[0])]",
             )
 
     def _check_places(self) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -72,10 +72,10 @@ def channel_steps(
         if entrance.weight in steps:
             continue
         old = _tensor(model, entrance.weight)
-        steps[entrance.weight] = _tensor_step(
+        steps[entrance.weight] = tensor_step(
             model, entrance.weight, old, _new(old, opening, recipe)
         )
-        remarks += _lost_hooks(entrance.weight, old)
+        remarks += lost_hooks(entrance.weight, old)
         if recipe.shifts:
             for step, remark in _shift_steps(model, opening, old, recipe):
                 steps.setdefault(step.addresses, step)
@@ -110,7 +110,8 @@ def _check_adaptable(opening: Opening, openings: Sequence[Opening], recipe: Reci
             where=where,
             expected="a layer that uses its weight as it is, or how= with a callable",
             found=graph.nodes[graph.nodes[entrance.node].inputs[1].node].operation,
-            fix="torch.nn.utils.parametrize.remove_parametrizations(layer, 'weight')",
+            fix="torch.nn.utils.parametrize.remove_parametrizations(layer, 'weight') where that "
+            "computes it; otherwise how=lambda weight, channels: weight[:, :channels]",
         )
     single = picks(graph, opening.start, entrance.axis) if resizes else ()
     if single:
@@ -153,8 +154,8 @@ def _tensor(model: nn.Module, addresses: Sequence[str]) -> torch.Tensor:
     )
 
 
-def _exact(tensor: torch.Tensor) -> torch.Tensor:
-    """In double precision, where the device has it."""
+def exact(tensor: torch.Tensor) -> torch.Tensor:
+    """A tensor's values in double precision, where the device has it."""
     data = tensor.detach()
     if data.is_complex():
         return data
@@ -174,7 +175,7 @@ def _by_channel(old: torch.Tensor, opening: Opening) -> torch.Tensor:
 
 def _new(old: torch.Tensor, opening: Opening, recipe: Recipe) -> torch.Tensor:
     entrance, layout = opening.entrance, opening.entrance.layout
-    channels = _by_channel(_exact(old), opening)
+    channels = _by_channel(exact(old), opening)
     if recipe.how is not None:
         made = _called(channels, recipe)
     else:
@@ -229,9 +230,10 @@ def _bad_how(what: str, expected: tuple[int, ...], given: torch.Tensor) -> Argum
     )
 
 
-def _tensor_step(
+def tensor_step(
     model: nn.Module, addresses: tuple[str, ...], old: torch.Tensor, new: torch.Tensor
 ) -> Step:
+    """The step that puts a tensor in the place of another, as what that one was."""
     before, after = (str(Spec(tuple(t.shape), t.dtype)) for t in (old, new))
     if before == after:
         before, after = f"{before} as it is", f"{after} with other values"
@@ -245,7 +247,8 @@ def _tensor_step(
     return Step("attribute", addresses, before, after, installed, owner)
 
 
-def _lost_hooks(addresses: Sequence[str], old: torch.Tensor) -> Iterator[str]:
+def lost_hooks(addresses: Sequence[str], old: torch.Tensor) -> Iterator[str]:
+    """A remark, where something hangs on a tensor that is replaced."""
     if old._backward_hooks or getattr(old, "_post_accumulate_grad_hooks", None):
         yield f"the hooks on the gradient of {addresses[0]} stay with the old tensor"
 
@@ -254,7 +257,7 @@ def _shift_steps(
     model: nn.Module, opening: Opening, old: torch.Tensor, recipe: Recipe
 ) -> Iterator[tuple[Step, str]]:
     """What makes up for other means: a bias, or the running mean of the norm that follows."""
-    channels = _by_channel(_exact(old), opening)
+    channels = _by_channel(exact(old), opening)
     others = opening.entrance
     summed = channels.flatten(1, 2).sum(1)
     summed = summed.flatten(2).sum(2) if summed.dim() > 2 else summed
@@ -265,15 +268,15 @@ def _shift_steps(
     bias = _bias(opening)
     if bias is not None:
         held = _tensor(model, bias)
-        new = (_exact(held) + shift.reshape(held.shape)).to(held.dtype)
-        step = _tensor_step(model, bias, held, resized(held.detach(), 0, len(held)).copy_(new))
+        new = (exact(held) + shift.reshape(held.shape)).to(held.dtype)
+        step = tensor_step(model, bias, held, resized(held.detach(), 0, len(held)).copy_(new))
         yield step, f"{bias[0]} makes up for the other means"
         return
     running = _running_mean(opening)
     if running is not None:
         held = _tensor(model, running)
-        new = (_exact(held) - shift.reshape(held.shape)).to(held.dtype)
-        step = _tensor_step(model, running, held, resized(held.detach(), 0, len(held)).copy_(new))
+        new = (exact(held) - shift.reshape(held.shape)).to(held.dtype)
+        step = tensor_step(model, running, held, resized(held.detach(), 0, len(held)).copy_(new))
         yield step, f"{running[0]} makes up for the other means"
         return
     owner = tree.split(others.weight[0])[0]
@@ -343,13 +346,13 @@ def _attribute_steps(model: nn.Module, entrance: Entrance, new: int) -> Iterator
         after = length + layout.length(new) - layout.length(old)
         for name, value in module.__dict__.items():
             if name in _READS and type(value) is int and value == length and new != old:
-                yield _attribute(owner, name, value, after)
+                yield attribute_step(owner, name, value, after)
         while owner:
             owner = tree.split(owner)[0]
             module = tree.get_module(model, owner)
             for path, value in _said(module.__dict__, old):
                 if new != old:
-                    yield _attribute(owner, path, value, new)
+                    yield attribute_step(owner, path, value, new)
 
 
 def _said(held: Mapping[str, Any], old: int, depth: int = _DEPTH) -> Iterator[tuple[str, int]]:
@@ -366,7 +369,8 @@ def _said(held: Mapping[str, Any], old: int, depth: int = _DEPTH) -> Iterator[tu
             yield from ((f"{name}.{path}", each) for path, each in inner)
 
 
-def _attribute(owner: str, path: str, before: Any, after: Any) -> Step:
+def attribute_step(owner: str, path: str, before: Any, after: Any) -> Step:
+    """The step that gives an attribute another value."""
     return Step("attribute", (tree.join(owner, path),), repr(before), repr(after), after, owner)
 
 
@@ -382,7 +386,7 @@ def _moment_steps(model: nn.Module, opening: Opening, recipe: Recipe) -> Iterato
         owner = tree.split(source.addresses[0])[0]
         for name, value in tree.get_module(model, owner).__dict__.items():
             if name in _SIZES and type(value) is int and value == recipe.old:
-                yield _attribute(owner, name, value, recipe.new)
+                yield attribute_step(owner, name, value, recipe.new)
     if nameless:
         yield from _listed_steps(model, recipe)
 
@@ -396,7 +400,7 @@ def _cycled_step(model: nn.Module, source: Node, axis: int, recipe: Recipe) -> S
     if recipe.new < recipe.old and not alike:
         raise _own_values(source.addresses[0], recipe)
     places = torch.arange(recipe.new, device=data.device) % recipe.old
-    return _tensor_step(model, source.addresses, old, data.index_select(axis, places))
+    return tensor_step(model, source.addresses, old, data.index_select(axis, places))
 
 
 def _listed_steps(model: nn.Module, recipe: Recipe) -> Iterator[Step]:
@@ -410,7 +414,7 @@ def _listed_steps(model: nn.Module, recipe: Recipe) -> Iterator[Step]:
             if recipe.new < recipe.old and len(set(value)) > 1:
                 raise _own_values(tree.join(addresses[0], name), recipe)
             cycled = type(value)(value[j % recipe.old] for j in range(recipe.new))
-            yield _attribute(addresses[0], name, value, cycled)
+            yield attribute_step(addresses[0], name, value, cycled)
 
 
 def _own_values(where: str, recipe: Recipe) -> PlanError:
@@ -423,8 +427,3 @@ def _own_values(where: str, recipe: Recipe) -> PlanError:
         fix="give every channel one value there, and let the weights make up for it first: "
         "surgery.adapt_input(model, mean=(old, [m, m, m]), std=(old, [s, s, s]))",
     )
-
-
-def resized_inputs(openings: Iterable[Opening], new: int) -> dict[str, tuple[int, int]]:
-    """For each input that changes, its axis with the channels, and how many they become."""
-    return {o.entrance.path: (o.entrance.axis, new) for o in openings}

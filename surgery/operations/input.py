@@ -12,15 +12,17 @@ from surgery import tree
 from surgery.errors import ArgumentError, ClaimContradictedError, PlanError, RecordError
 from surgery.families.family import Family
 from surgery.families.registry import Registry, default_registry
+from surgery.families.resizing import followers_for
 from surgery.graph.entrance import find_entrances
 from surgery.graph.example import Example
-from surgery.graph.graph import Graph
+from surgery.graph.graph import Graph, Spec
 from surgery.graph.record import record_graph
 from surgery.graph.structure import replace_tensors, tensors
 from surgery.operations.apply import operate
-from surgery.operations.channels import Opening, channel_steps, resized_inputs
-from surgery.operations.normalisation import How, Pair, check_how, make_recipe
+from surgery.operations.channels import Opening, channel_steps
+from surgery.operations.normalisation import How, Pair, Recipe, check_how, make_recipe
 from surgery.operations.plan import Outcome, OutputChange, Plan, Step
+from surgery.operations.resolution import check_size, pixel_axes, size_steps
 from surgery.operations.simulate import MODES, outputs_after
 from surgery.operations.size import growth
 from surgery.recording import resolve_example
@@ -30,6 +32,7 @@ def adapt_input(
     model: nn.Module,
     *,
     in_channels: int | None = None,
+    image_size: int | Sequence[int] | None = None,
     how: How = "auto",
     mean: Pair = None,
     std: Pair = None,
@@ -38,11 +41,11 @@ def adapt_input(
     dry_run: bool = False,
     registry: Registry | None = None,
 ) -> Outcome:
-    """Let a model take another number of input channels, and prove that nothing else moved.
+    """Let a model take other channels or images of another size, and prove what comes out.
 
-    The first convolution or patch embedding stays the same object and gets a new weight; every
-    other first layer behind the same input, ``in_channels``, ``config.num_channels`` and
-    normalisation inside the model follow, or planning refuses.
+    **Channels.** The first convolution or patch embedding stays the same object and gets a new
+    weight; every other first layer behind the same input, ``in_channels``, ``config.num_channels``
+    and normalisation inside the model follow, or planning refuses.
 
     Weights are made of the old ones. Their sum lets a grey image given as one channel have the
     answers of the same image repeated over three, within rounding. For several channels they are
@@ -56,10 +59,16 @@ def adapt_input(
     except where the first layer reads zeros from around the image: they stand for another value
     then, and along the borders the answers differ.
 
+    **Image size.** What follows it is known to the model's family: position embeddings and tables
+    of relative positions are interpolated (bicubic, class tokens apart), and windows, indices and
+    attributes follow. The model is recorded at the new size before anything is touched, and again
+    afterwards. A model without such a family must run at the new size as it is.
+
     Args:
         model: any module; it is changed in place. ``torch.compile``'s wrapper is passed through.
         in_channels: the new number of channels; left out, it stays (and ``mean`` and ``std`` are
             folded in).
+        image_size: the new height and width in pixels, or one number for both; left out, it stays.
         how: ``"sum"`` (every new channel gets the sum over the old ones, divided by the number
             of new ones), ``"repeat"`` (in a circle, scaled by old over new), ``"auto"`` (the sum
             for one channel, else repeated), or a callable that is given a copy of the weight,
@@ -79,7 +88,8 @@ def adapt_input(
     Raises:
         ArgumentError: a wrong argument, or several inputs and nothing that decides.
         ClaimContradictedError: the model's family names another stem than the graph shows.
-        PlanError: something that depends on the channels cannot follow. Nothing was touched.
+        PlanError: something that depends on the channels or the size cannot follow. Nothing was
+            touched.
         RecordError: the model could not be recorded.
         WrappedModelError: the model is inside DataParallel, DistributedDataParallel or FSDP.
         VerificationError: a check failed. Everything was undone.
@@ -94,7 +104,8 @@ def adapt_input(
         >>> torch.allclose(model(grey), before, atol=1e-6)
         True
     """
-    _check_arguments(in_channels, how, mean, std)
+    size = check_size(image_size)
+    _check_arguments(in_channels, how, mean, std, size)
     tree.check_model(model)
     tree.check_changeable(model)
 
@@ -103,31 +114,57 @@ def adapt_input(
         inner = tree.unwrap(model)
         resolved = resolve_example(model, example, registry=known)
         graphs, notes = _record(inner, resolved)
-        openings = _openings(graphs, inputs, known.claim(model))
+        family = known.claim(model)
+        openings = _openings(graphs, inputs, family)
         old = openings[0].entrance.channels
         new = old if in_channels is None else in_channels
         recipe = make_recipe(old, new, how, mean, std)
-        if recipe.nothing:
-            return _nothing(inner, f"the model takes {old} channels already", resolved)
-        for opening in openings:
-            tree.check_changeable(model, opening.entrance.weight[0])
         # Parameters made in inference mode could never be trained.
         with torch.inference_mode(False), torch.no_grad():
-            steps, remarks = channel_steps(inner, openings, recipe)
-        changed = _changed(resolved, graphs, openings, new)
-        title = f"adapt_input(in_channels={new})"
-        if mean is None and std is None:
+            steps, remarks = _steps(inner, openings, recipe, family, size)
+        if new != old and mean is None and std is None:
             remarks += ("the channels are taken to be normalised as they were: mean=, std=",)
-        return _plan(inner, title, steps, graphs, changed, (*notes, *remarks))
+        if new == old and recipe.nothing and size is None:
+            remarks += (f"the model takes {old} channels already",)
+        changed = _changed(resolved, graphs, openings, new, size)
+        asked = {"in_channels": in_channels, "image_size": size}
+        shown = ", ".join(f"{name}={value}" for name, value in asked.items() if value)
+        title = f"adapt_input({shown or 'mean, std'})"
+        return _plan(inner, title, steps, graphs, changed, (*notes, *remarks), size)
 
     return operate(model, planned, dry_run=dry_run)
 
 
-def _check_arguments(in_channels: object, how: object, mean: object, std: object) -> None:
-    if in_channels is None and mean is None and std is None and how == "auto":
+def _steps(
+    model: nn.Module,
+    openings: Sequence[Opening],
+    recipe: Recipe,
+    family: Family | None,
+    size: tuple[int, int] | None,
+) -> tuple[tuple[Step, ...], tuple[str, ...]]:
+    steps: tuple[Step, ...] = ()
+    remarks: tuple[str, ...] = ()
+    if not recipe.nothing:
+        for opening in openings:
+            tree.check_changeable(model, opening.entrance.weight[0])
+        steps, remarks = channel_steps(model, openings, recipe)
+    if size is None:
+        return steps, remarks
+    followers = followers_for(family, model, size) if family is not None else None
+    following, said = size_steps(model, followers or ())
+    if not following:
+        # The recording at that size proves it, or planning fails.
+        said += (f"nothing in the model has to change for images of {size[0]} by {size[1]}",)
+    return (*steps, *following), (*remarks, *said)
+
+
+def _check_arguments(
+    in_channels: object, how: object, mean: object, std: object, size: object
+) -> None:
+    if all(each is None for each in (in_channels, mean, std, size)) and how == "auto":
         raise ArgumentError(
             "nothing was asked for",
-            where="in_channels, mean, std",
+            where="in_channels, image_size, mean, std",
             expected="at least one of them",
             found="none",
             fix="surgery.adapt_input(model, in_channels=1)",
@@ -162,7 +199,9 @@ def _record(model: nn.Module, example: Example) -> tuple[dict[str, Graph], list[
 
 
 def _openings(
-    graphs: Mapping[str, Graph], inputs: str | Sequence[str] | None, family: Family | None
+    graphs: Mapping[str, Graph],
+    inputs: str | Sequence[str] | None,
+    family: Family | None,
 ) -> list[Opening]:
     """The first layers behind the inputs that are meant, in every recording."""
     seen = {mode: find_entrances(graph) for mode, graph in graphs.items()}
@@ -297,29 +336,40 @@ def _check_stem(openings: Sequence[Opening], family: Family | None) -> None:
 
 
 def _changed(
-    example: Example, graphs: Mapping[str, Graph], openings: Sequence[Opening], new: int
+    example: Example,
+    graphs: Mapping[str, Graph],
+    openings: Sequence[Opening],
+    channels: int,
+    size: tuple[int, int] | None,
 ) -> Example:
-    """The example with as many channels as are wanted, in both of its forms."""
+    """The example with as many channels and pixels as are wanted, in both of its forms."""
     forms = []
     for training in (False, True):
         given = example.in_mode(training)
         here = [o for o in openings if o.graph.training is training] or openings
-        forms.append(_form(given, resized_inputs(here, new)))
+        forms.append(_form(given, {o.entrance.path: o.entrance.axis for o in here}, channels, size))
     plain, train = forms
     own = example.train is not None
     return Example(plain.args, plain.kwargs, train if own else None)
 
 
-def _form(example: Example, wanted: Mapping[str, tuple[int, int]]) -> Example:
+def _form(
+    example: Example, axes: Mapping[str, int], channels: int, size: tuple[int, int] | None
+) -> Example:
     found = [*tensors(example.args, "args"), *tensors(dict(example.kwargs), "kwargs")]
-    places = {id(tensor): wanted[path] for path, tensor in found if path in wanted}
+    places = {id(tensor): axes[path] for path, tensor in found if path in axes}
 
     def twin(tensor: torch.Tensor) -> torch.Tensor:
         if id(tensor) not in places:
             return tensor
-        axis, size = places[id(tensor)]
-        order = torch.arange(size, device=tensor.device) % tensor.shape[axis]
-        return tensor.detach().index_select(axis, order)
+        axis = places[id(tensor)]
+        wanted = {axis: channels}
+        if size is not None:
+            wanted |= dict(zip(pixel_axes(tensor.dim(), axis), size, strict=True))
+        for place, length in wanted.items():
+            order = torch.arange(length, device=tensor.device) % tensor.shape[place]
+            tensor = tensor.detach().index_select(place, order)
+        return tensor
 
     return Example(
         tuple(replace_tensors(value, twin) for value in example.args),
@@ -334,16 +384,30 @@ def _plan(
     graphs: Mapping[str, Graph],
     example: Example,
     notes: tuple[str, ...],
+    size: tuple[int, int] | None,
 ) -> Plan:
-    seen = outputs_after(model, steps, example, graphs)
+    try:
+        seen = outputs_after(model, steps, example, graphs)
+    except PlanError as error:
+        if steps or size is None:
+            raise
+        raise PlanError(
+            "the model is made for one size of images, and no family says what follows it: "
+            f"{error.what.partition(': ')[2]}",
+            where="image_size",
+            expected="a family with resize, or a model that takes images of any size",
+            found=f"{error.found}, for {size[0]} by {size[1]}",
+            fix="surgery.replace(model, {address: module}) for every layer that depends on it, or "
+            "registry= with a family that knows",
+        ) from error
     outputs = []
     for mode, graph in graphs.items():
         old = {leaf.path: leaf.spec for leaf in graph.leaves}
         new = {path: leaf.spec for path, leaf in seen[mode].items()}
         for path in {**old, **new}:
-            if old.get(path) != new.get(path):
+            if path not in new or not _allowed(old.get(path), new[path], size):
                 raise PlanError(
-                    "with other channels at the input an output has another form",
+                    "with other inputs an output has another form",
                     where=f"{path} ({mode})",
                     expected=str(old.get(path, "nothing")),
                     found=str(new.get(path, "nothing")),
@@ -357,5 +421,8 @@ def _plan(
     return Plan(title, steps, tuple(outputs), count, notes=notes, example=example)
 
 
-def _nothing(model: nn.Module, why: str, example: Example) -> Plan:
-    return Plan("adapt_input", (), (), growth(model, ()), notes=(why,), example=example)
+def _allowed(old: Spec | None, new: Spec, size: tuple[int, int] | None) -> bool:
+    """Whether an output may become another: pictures may get another size where images do."""
+    if old == new or old is None:
+        return old is not None
+    return size is not None and len(old.shape) == len(new.shape) > 2 and old.dtype == new.dtype
