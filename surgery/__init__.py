@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from surgery.heads import find_heads
     from surgery.layers import summary
     from surgery.operations.backbone import remove_head
+    from surgery.operations.build import build
     from surgery.operations.freezing import freeze, unfreeze
     from surgery.operations.head import replace_head
     from surgery.operations.input import adapt_input
@@ -36,6 +37,7 @@ _DOOR = {
     "Plan": "surgery.operations.plan",
     "adapt_input": "surgery.operations.input",
     "audit": "surgery.parameters",
+    "build": "surgery.operations.build",
     "find_heads": "surgery.heads",
     "freeze": "surgery.operations.freezing",
     "record": "surgery.recording",
@@ -60,6 +62,7 @@ __all__ = [
     "Plan",
     "adapt_input",
     "audit",
+    "build",
     "find_heads",
     "freeze",
     "record",

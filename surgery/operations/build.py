@@ -1,0 +1,360 @@
+"""Build a model with its weights in place: nothing is initialised that a file fills."""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+from bisect import bisect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from surgery import tree
+from surgery.deferred import Deferred, construct
+from surgery.errors import ArgumentError, PlanError, SurgeryError
+from surgery.families.registry import Registry, default_registry
+from surgery.heads import find_heads
+from surgery.operations.choose import check_classes
+from surgery.operations.draws import Draws
+from surgery.operations.head import replace_head
+from surgery.operations.names import remember
+from surgery.operations.plan import Check, Outcome, Plan
+from surgery.operations.published import published
+from surgery.operations.target import Target, resolve_target
+from surgery.operations.undoing import Operated
+from surgery.operations.values import check_generator
+from surgery.weights.folding import fold
+from surgery.weights.match import match
+from surgery.weights.memory import describe
+from surgery.weights.policies import check_policies
+from surgery.weights.renaming import Rename
+from surgery.weights.source import read
+from surgery.weights.value import Weights
+from surgery.weights.verdicts import Matching
+
+_REPLACED = "the constructor made another number of classes: its heads were replaced"
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    """What came from a source of weights, and where in memory it lies by key of the model."""
+
+    matching: Matching
+    lies: Mapping[str, int]
+    classes: tuple[str, ...] | None
+    notes: tuple[str, ...]
+    origin: str
+
+
+def build(
+    target: str | Callable[..., nn.Module],
+    *,
+    num_classes: int | None = None,
+    weights: object = None,
+    mmap: bool = False,
+    rename: Rename | None = None,
+    drop: object = (),
+    on_mismatch: object = "skip",
+    min_coverage: float = 0.5,
+    generator: torch.Generator | None = None,
+    example: Any = None,
+    registry: Registry | None = None,
+    **options: Any,
+) -> Outcome:
+    """Build a model, give it weights, and initialise only what they do not fill.
+
+    The constructor runs without filling anything. Tensors of the source become the parameters
+    without being copied again, and what is left is initialised as the constructor would have
+    done: without weights the model equals, bit for bit, the one that ``target`` makes from the
+    same seed.
+
+    Args:
+        target: a catalog name (``"package:name"``), ``"package.module:callable"``, or a
+            callable that returns a model.
+        num_classes: the number of classes. It is handed to the callable where that takes it;
+            where it does not, or nothing came of it, the heads are replaced afterwards.
+        weights: a path, a mapping, a model or ``Weights``, as ``surgery.weights.read`` takes
+            them, or an entry that a library publishes, with ``url`` or ``get_state_dict``; the
+            class names in its ``meta`` are remembered with the model. None: none.
+        mmap: map the file instead of copying it: nothing is read before it is used, but a file
+            that is cut short in place ends the process.
+        rename: names for the source's keys, as in ``surgery.weights.match``.
+        drop: patterns of keys to leave out.
+        on_mismatch: what fits by name and not by shape is skipped and initialised (``"skip"``)
+            or an error (``"error"``), or by pattern.
+        min_coverage: the share of tensors, 0 to 1, that must match on one side.
+        generator: source of the random numbers, on the CPU; torch's default one, if left out.
+        example: the arguments of one forward pass, to check the number of classes with; left
+            out, it is supplied or inferred.
+        registry: the plugins to ask; those installed, if left out.
+        options: further arguments for the callable.
+
+    Returns:
+        The outcome: ``.model``, in train mode as its constructor leaves it, what came from where
+        (``.plan.notes``) and the checks. There is nothing to undo.
+
+    Raises:
+        ArgumentError: an unknown name (the closest are listed) or a wrong argument.
+        PlanError: the constructor raised; the error says what.
+        CoverageError: too little of the source fits.
+        WeightsError: the source cannot be read.
+        UnsupportedModelError: what was built is no model, or lazy or scripted.
+
+    Example:
+        >>> import torch, surgery
+        >>> source = {"weight": torch.ones(2, 3), "bias": torch.zeros(2)}
+        >>> outcome = surgery.build(
+        ...     "torch.nn:Linear", in_features=3, out_features=2, weights=source)
+        >>> outcome.model(torch.ones(1, 3))
+        tensor([[3., 3.]], grad_fn=<AddmmBackward0>)
+    """
+    if num_classes is not None:
+        check_classes(None, num_classes)
+    check_generator(generator)
+    registry = default_registry() if registry is None else registry
+    resolved = resolve_target(target, registry)
+    draws = Draws(generator)
+    try:
+        deferred, handed = _constructed(resolved, num_classes, options)
+        loaded = None
+        if weights is not None:
+            source = published(weights)
+            opened = read(source.source, mmap=mmap, registry=registry)
+            matching = _matched(
+                deferred.model, opened, rename, drop, on_mismatch, min_coverage, registry
+            )
+            loaded = _load(deferred, opened, matching, source.classes)
+        initialised = deferred.pending
+        deferred.fill(generator=generator)
+        outcome = _outcome(resolved, num_classes, deferred, loaded, initialised)
+        if num_classes is not None:
+            outcome = _with_classes(outcome, num_classes, handed, example, generator, registry)
+        _tell(outcome, loaded, num_classes)
+        return outcome
+    except BaseException:
+        draws.take_back()
+        raise
+
+
+def _constructed(
+    target: Target, num_classes: int | None, options: Mapping[str, Any]
+) -> tuple[Deferred, bool]:
+    """The constructed model, and whether its callable was given the number of classes."""
+    takes = num_classes is not None and _takes_classes(target.factory)
+    try:
+        if takes:
+            try:
+                return construct(target.factory, **options, num_classes=num_classes), True
+            except TypeError as error:
+                if "num_classes" not in str(error):
+                    raise
+        return construct(target.factory, **options), False
+    except SurgeryError:
+        raise
+    except Exception as error:
+        shown = "".join(f", {name}={value!r}" for name, value in options.items())
+        raise PlanError(
+            "the constructor raised",
+            where=target.title,
+            expected="a model",
+            found=f"{type(error).__name__}: {error}",
+            fix=f"surgery.build({target.title!r}{shown}, ...) with arguments that it takes",
+        ) from error
+
+
+def _takes_classes(factory: Callable[..., nn.Module]) -> bool:
+    """Whether a callable may take ``num_classes``: by name, or whatever it is given."""
+    try:
+        parameters = inspect.signature(factory).parameters
+    except (TypeError, ValueError):
+        return False
+    open_ended = any(each.kind is each.VAR_KEYWORD for each in parameters.values())
+    return open_ended or "num_classes" in parameters
+
+
+def _matched(
+    model: nn.Module,
+    source: Weights,
+    rename: Rename | None,
+    drop: object,
+    on_mismatch: object,
+    min_coverage: float,
+    registry: Registry,
+) -> Matching:
+    """Which tensor of the source belongs where; nothing is read."""
+    family = registry.claim(model)
+    matching = match(
+        describe(_state(model)),
+        source.tensors,
+        dialects=family.renames if family is not None else None,
+        rename=rename,
+        drop=drop,
+        on_mismatch=on_mismatch,
+        min_coverage=min_coverage,
+    )
+    check_policies(matching.mismatched)
+    for item in matching.mismatched:
+        if item.policy != "skip":
+            raise ArgumentError(
+                "a model that is being built has no values yet that could be adapted",
+                where=f"on_mismatch for {item.key!r}",
+                expected="'skip' or 'error'",
+                found=repr(item.policy),
+                fix="surgery.build(...) without weights, then surgery.load_weights(model, source)",
+            )
+    return matching
+
+
+def _load(
+    deferred: Deferred,
+    source: Weights,
+    matching: Matching,
+    classes: tuple[str, ...] | None,
+) -> _Loaded:
+    """Let the tensors of a source become those of the model."""
+    state = _state(deferred.model)
+    addresses = {
+        id(entry.tensor): entry.address for entry in tree.index(deferred.model).tensors.values()
+    }
+    wanted: dict[str, list[str]] = {}
+    for key, name in matching.pairs.items():
+        wanted.setdefault(name, []).append(key)
+    memory, lies = _Memory(), {}
+    for name, value in source.read_many(wanted):
+        for key in wanted[name]:
+            here = state[key]
+            if here.is_meta:
+                deferred.put(addresses[id(here)], value if memory.take(value) else value.clone())
+            else:
+                with torch.no_grad():
+                    here.copy_(value)
+            lies[key] = here.data_ptr()
+    return _Loaded(matching, lies, classes, source.notes, source.origin)
+
+
+class _Memory:
+    """Which stretches of memory the model has taken over: two tensors must not share any."""
+
+    def __init__(self) -> None:
+        self._taken: dict[int, list[tuple[int, int]]] = {}
+
+    def take(self, tensor: torch.Tensor) -> bool:
+        """Take a tensor's memory, if nobody has any of it."""
+        if not tensor.is_contiguous() or tensor.device.type != "cpu":
+            return False
+        start = tensor.data_ptr()
+        stretch = (start, start + tensor.numel() * tensor.element_size())
+        taken = self._taken.setdefault(tensor.untyped_storage()._cdata, [])
+        place = bisect(taken, stretch)
+        before, after = taken[place - 1 : place], taken[place : place + 1]
+        if (before and before[0][1] > stretch[0]) or (after and after[0][0] < stretch[1]):
+            return False
+        taken.insert(place, stretch)
+        return True
+
+
+def _state(model: nn.Module) -> dict[str, torch.Tensor]:
+    """What a file may fill, by the names that files use; extra state is no tensor."""
+    state = model.state_dict(keep_vars=True)
+    return {key: value for key, value in state.items() if isinstance(value, torch.Tensor)}
+
+
+def _outcome(
+    target: Target,
+    num_classes: int | None,
+    deferred: Deferred,
+    loaded: _Loaded | None,
+    initialised: tuple[str, ...],
+) -> Outcome:
+    """What was done, and whether every tensor has its values."""
+    model = deferred.model
+    entries = list(tree.index(model).of_kind("parameter", "buffer"))
+    empty = [entry.address for entry in entries if entry.tensor.is_meta]
+    count = sum(entry.tensor.numel() for entry in entries if entry.kind == "parameter")
+    notes = [*deferred.notes]
+    checks = [
+        Check(
+            "every tensor has values",
+            not deferred.pending,
+            f"{len(entries) - len(empty)} of {len(entries)}"
+            + (f"; {len(empty)} were constructed on meta" if empty else ""),
+        )
+    ]
+    if loaded is not None:
+        notes += [*loaded.notes, *filter(None, [loaded.matching.undone])]
+        notes += [line for line in loaded.matching.lines if not line.startswith("loaded: ")]
+        notes += [f"initialised: {line}" for line in fold(initialised)]
+        state = _state(model)
+        moved = [key for key, place in loaded.lies.items() if state[key].data_ptr() != place]
+        found = f"{loaded.matching.coverage} match {loaded.origin}"
+        checks.append(Check("what was loaded is in place", not moved, found))
+    title = (
+        f"build({target.title!r}" + (f", num_classes={num_classes}" if num_classes else "") + ")"
+    )
+    plan = Plan(title, (), (), (0, count), notes=tuple(notes))
+    built = Operated(over="a model that was built has no former state")
+    return Outcome(model, plan, tuple(checks), operated=built)
+
+
+def _with_classes(
+    outcome: Outcome,
+    num_classes: int,
+    handed: bool,
+    example: Any,
+    generator: torch.Generator | None,
+    registry: Registry,
+) -> Outcome:
+    """Prove the number of classes, or replace the heads where the callable did not see to it."""
+    if handed:
+        try:
+            heads = find_heads(outcome.model, example, registry=registry)
+        except SurgeryError as error:
+            note = f"the number of classes is not verified: {error.what}"
+            return _noted(outcome, note)
+        having = [head for head in heads if head.num_classes == num_classes]
+        if having:
+            found = ", ".join(f"{head.address or 'the model'}: {num_classes}" for head in having)
+            check = Check("classes", True, f"{found}, as its constructor made them")
+            return replace(outcome, checks=(*outcome.checks, check))
+    replaced = replace_head(
+        outcome.model, num_classes, generator=generator, example=example, registry=registry
+    )
+    replaced.commit()
+    plan = replaced.plan
+    notes = (*outcome.plan.notes, _REPLACED, *plan.notes)
+    steps = replace(outcome.plan, steps=plan.steps, outputs=plan.outputs, notes=notes)
+    count = (outcome.plan.parameters[0], plan.parameters[1])
+    return replace(
+        outcome,
+        model=replaced.model,
+        plan=replace(steps, parameters=count, probes=plan.probes, example=plan.example),
+        checks=(*outcome.checks, *replaced.checks),
+        new=replaced.new,
+    )
+
+
+def _noted(outcome: Outcome, note: str) -> Outcome:
+    return replace(outcome, plan=replace(outcome.plan, notes=(*outcome.plan.notes, note)))
+
+
+def _tell(outcome: Outcome, loaded: _Loaded | None, num_classes: int | None) -> None:
+    """Warn of what did not come from the source, and remember the names of the classes."""
+    if loaded is None:
+        return
+    matching = loaded.matching
+    if num_classes is not None:
+        # Other classes than the source's are what was asked for.
+        matching = replace(
+            matching,
+            mismatched=tuple(
+                item for item in matching.mismatched if num_classes not in item.expected[:1]
+            ),
+        )
+    said = matching.warning()
+    if said is not None:
+        warnings.warn(f"{outcome.plan.title}: {said}", stacklevel=3)
+    if loaded.classes and num_classes in (None, len(loaded.classes)):
+        remember(outcome.model, loaded.classes)

@@ -1,0 +1,143 @@
+"""What is to be built: a catalog name, an import path or a callable."""
+
+from __future__ import annotations
+
+import pkgutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Any
+
+from torch import nn
+
+from surgery.errors import ArgumentError, PlanError
+from surgery.families.family import Family
+from surgery.families.registry import Registry
+from surgery.wrappers import class_name
+
+Factory = Callable[..., nn.Module]
+
+
+@dataclass(frozen=True)
+class Target:
+    """A callable that builds, and what people call it.
+
+    Attributes:
+        title: the catalog name, import path or name of the callable.
+        factory: what is called.
+    """
+
+    title: str
+    factory: Factory
+
+
+def resolve_target(target: object, registry: Registry) -> Target:
+    """Find what builds a model.
+
+    Args:
+        target: a name of a catalog (``"package:name"``, ``"family:name"``, or the name alone where
+            one catalog has it), ``"package.module:callable"``, or a callable. A catalog comes
+            before a module of the same name.
+        registry: the plugins whose catalogs are asked.
+
+    Raises:
+        ArgumentError: no such name, or several; the closest are listed.
+        PlanError: it is known where it is, and that cannot be imported.
+
+    Example:
+        >>> from surgery.families.registry import Registry
+        >>> resolve_target("torch.nn:Linear", Registry.of()).factory(3, 2)
+        Linear(in_features=3, out_features=2, bias=True)
+    """
+    if isinstance(target, str):
+        return _named(target, registry)
+    if not callable(target) or isinstance(target, nn.Module):
+        module = isinstance(target, nn.Module)
+        raise ArgumentError(
+            "this is a model already" if module else "this builds nothing",
+            where="target",
+            expected="a catalog name, 'package.module:callable', or a callable",
+            found=class_name(type(target)),
+            fix="surgery.build(type(model))" if module else "surgery.build(MyModel)",
+        )
+    return Target(getattr(target, "__qualname__", None) or repr(target), target)
+
+
+def catalog_names(registry: Registry) -> tuple[str, ...]:
+    """Every name that the catalogs of the plugins offer, with its package before it."""
+    return tuple(
+        f"{(family.packages or (family.name,))[0]}:{name}"
+        for family in registry.families
+        for name in family.catalog
+    )
+
+
+def _named(target: str, registry: Registry) -> Target:
+    prefix, _, name = target.rpartition(":")
+    found = [
+        family
+        for family in registry.families
+        if name in family.catalog and prefix in ("", family.name, *family.packages)
+    ]
+    if len(found) > 1:
+        raise ArgumentError(
+            f"{len(found)} catalogs have this name",
+            where="target",
+            expected="the name of a family before it",
+            found=target,
+            fix=" or ".join(f"surgery.build('{family.name}:{name}')" for family in found),
+        )
+    if found:
+        return Target(target, _catalogued(found[0], name))
+    if not prefix or not all(
+        part.isidentifier() for part in (*prefix.split("."), *name.split("."))
+    ):
+        raise _unknown(target, registry)
+    return Target(target, _imported(target, registry))
+
+
+def _catalogued(family: Family, name: str) -> Factory:
+    try:
+        factory: Factory = pkgutil.resolve_name(family.catalog[name])
+    except (ImportError, AttributeError) as error:
+        packages = " ".join(package.replace("_", "-") for package in family.packages)
+        raise PlanError(
+            f"family {family.name!r} builds {name!r} with what cannot be imported",
+            where=family.catalog[name],
+            expected=", ".join(family.packages) or "a callable",
+            found=str(error),
+            fix=f"pip install {packages}",
+        ) from error
+    return factory
+
+
+def _imported(target: str, registry: Registry) -> Factory:
+    try:
+        found: Any = pkgutil.resolve_name(target)
+    except (ImportError, AttributeError) as error:
+        raise _unknown(target, registry, str(error)) from error
+    if not callable(found) or isinstance(found, nn.Module):
+        raise ArgumentError(
+            "what stands at this path builds nothing",
+            where=target,
+            expected="a callable that returns a model",
+            found=class_name(type(found)),
+            fix="surgery.build('package.module:callable')",
+        )
+    factory: Factory = found
+    return factory
+
+
+def _unknown(target: str, registry: Registry, why: str = "") -> ArgumentError:
+    names = catalog_names(registry)
+    bare = {name.partition(":")[2]: name for name in names}
+    close = get_close_matches(target, names, n=3)
+    close += [bare[name] for name in get_close_matches(target.rpartition(":")[2], bare, n=3)]
+    close = list(dict.fromkeys(close))[:3]
+    return ArgumentError(
+        "no catalog has this name, and nothing can be imported under it",
+        where="target",
+        expected=" or ".join(close) if close else f"one of {len(names)} names, or an import path",
+        found=f"{target!r} ({why})" if why else repr(target),
+        fix=f"surgery.build({close[0]!r})" if close else "surgery.build('package.module:callable')",
+    )
