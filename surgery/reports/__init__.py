@@ -17,7 +17,8 @@ from surgery.reports import (
     registry,
     text,
     verdicts,
+    weights,
 )
 
 __all__ = ["example", "graph", "heads", "json", "parameters", "plan", "registry", "text"]
-__all__ += ["verdicts"]
+__all__ += ["verdicts", "weights"]

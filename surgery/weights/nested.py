@@ -176,8 +176,7 @@ def _asked(top: _Candidate, below: list[_Candidate], inside: str, where: str) ->
 
 def _listing(candidates: list[_Candidate]) -> str:
     lines = [
-        f"{each.path!r}: {each.tensors:,} tensor{'s'[: each.tensors != 1]}"
-        + (" at the top" if not each.path else "")
+        f"{each.path!r}: {_tensors(each.tensors)}" + (" at the top" if not each.path else "")
         for each in candidates[:_LISTED]
     ]
     more = len(candidates) - _LISTED
@@ -218,7 +217,11 @@ def _say(key: object, value: object, leaf: type) -> str:
     kind = type(value).__name__.lower().lstrip("_")
     if isinstance(value, Mapping):
         kind = "dict"
-    return f"{name} ({kind}, {count:,} tensors)" if count else f"{name} ({kind})"
+    return f"{name} ({kind}, {_tensors(count)})" if count else f"{name} ({kind})"
+
+
+def _tensors(count: int) -> str:
+    return f"{count:,} tensor{'' if count == 1 else 's'}"
 
 
 def _count(value: object, leaf: type) -> int:

@@ -127,18 +127,10 @@ def _at(path: Path, mmap: bool, inside: str | None, registry: Registry | None) -
 
 
 def _check_exists(path: Path) -> None:
-    try:
-        exists, beside = path.exists(), path.parent
-        names = [] if exists or not beside.is_dir() else [each.name for each in beside.iterdir()]
-    except (OSError, ValueError) as error:
-        raise WeightsError(
-            "this is no path that can be followed",
-            where=repr(str(path)),
-            found=str(error),
-            fix="pass the path of a file or directory",
-        ) from error
-    if exists:
+    if _exists(path):
         return
+    beside = path.parent
+    names = [each.name for each in beside.iterdir()] if beside.is_dir() else []
     close = get_close_matches(path.name, names, n=3)
     raise WeightsError(
         "there is no such file or directory",
@@ -147,3 +139,18 @@ def _check_exists(path: Path) -> None:
         found="nothing",
         fix=f"read({str(beside / close[0])!r})" if close else "correct the path",
     )
+
+
+def _exists(path: Path) -> bool:
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except (OSError, ValueError) as error:
+        raise WeightsError(
+            "this is no path that can be followed",
+            where=repr(str(path)),
+            found=str(error),
+            fix="pass the path of a file or directory",
+        ) from error
+    return True
