@@ -44,8 +44,8 @@ class _Reading:
 
     @property
     def gain(self) -> tuple[int, int]:
-        """How much it brings together, by name and shape, then by name alone."""
-        return self.found.matched, self.found.named
+        """How much it brings together, by name and shape, then by name and nearly by shape."""
+        return self.found.matched, self.found.near
 
     def told(self, matching: Matching) -> Matching:
         """The matching with what was undone in its names."""

@@ -56,12 +56,15 @@ class Found:
         rewriting: the way.
         matched: how many tensors it brings together, by name and shape.
         named: how many it brings together by name alone.
+        near: how many of these have a shape, of two sizes at least, that is the same but for one:
+            the layer of classes of another data set.
         rival: another that matches as many, but different ones; None where it is clear.
     """
 
     rewriting: Rewriting
     matched: int
     named: int
+    near: int
     rival: Rewriting | None = None
 
 
@@ -134,7 +137,8 @@ def find_rewriting(
         if other_rank == rank and len(others) == len(pairs) and _conflict(pairs, others)
     )
     rival = next(rivals, None) if best.prefixed and pairs else None
-    return Found(best, len(pairs), _named(names, model, best), rival)
+    shapes = _together(names, source, model, best)
+    return Found(best, len(pairs), len(shapes), sum(_near(*both) for both in shapes), rival)
 
 
 def leading(names: Mapping[str, str]) -> tuple[str, ...]:
@@ -180,14 +184,27 @@ def _pairs(left: _Side, right: _Side, prefix: str, place: str) -> _Pairs:
     return found
 
 
-def _named(names: Mapping[str, str], model: Mapping[str, TensorInfo], way: Rewriting) -> int:
-    places = {strip(key, way.ignored) for key in model}
-    there = (strip(name, way.ignored) for name in names.values())
-    prefix, place = way.source_prefix, way.model_prefix
-    return sum(
-        name in places or (name.startswith(prefix) and place + name[len(prefix) :] in places)
-        for name in there
-    )
+def _together(
+    names: Mapping[str, str],
+    source: Mapping[str, TensorInfo],
+    model: Mapping[str, TensorInfo],
+    way: Rewriting,
+) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
+    """The shapes on both sides of all that comes together by name."""
+    shapes = {strip(key, way.ignored): info.shape for key, info in model.items()}
+    found = []
+    for key, name in names.items():
+        bare = strip(name, way.ignored)
+        shape = shapes.get(bare)
+        if shape is None and bare.startswith(way.source_prefix):
+            shape = shapes.get(way.model_prefix + bare[len(way.source_prefix) :])
+        if shape is not None:
+            found.append((source[key].shape, shape))
+    return found
+
+
+def _near(left: tuple[int, ...], right: tuple[int, ...]) -> bool:
+    return len(left) == len(right) > 1 and sum(map(int.__ne__, left, right)) <= 1
 
 
 def _voted(left: _Side, right: _Side) -> Iterator[tuple[str, str]]:

@@ -11,7 +11,14 @@ import pytest
 import torch
 import torchvision
 from efficientnet_pytorch import EfficientNet
-from surgery_plugins import densenet, efficientnet_pytorch, inception, swin, vision_transformer
+from surgery_plugins import (
+    densenet,
+    efficientnet_pytorch,
+    inception,
+    resnet,
+    swin,
+    vision_transformer,
+)
 from torch import Tensor, nn
 from torchvision.models.densenet import DenseNet, _load_state_dict
 from torchvision.models.swin_transformer import SwinTransformer
@@ -177,6 +184,16 @@ def test_inception_finds_its_head_under_the_name_that_pretrainedmodels_gives_it(
     heads = {f"{layer}.{kind}" for layer in ("fc", "AuxLogits.fc") for kind in ("weight", "bias")}
     assert {item.key for item in matching.mismatched} == heads
     assert matching.missing == matching.unexpected == ()
+
+
+def test_a_dialect_needs_more_than_a_name_to_be_chosen():
+    """The rules for another library's ``classifier.1`` fit a BatchNorm of a segmentation head."""
+    model = infos(torchvision.models.resnet50)
+    source = infos(torchvision.models.segmentation.fcn_resnet50, weights_backbone=None)
+    matching = match(model, source, dialects=resnet.FAMILY.renames)
+    assert matching.dialect is None
+    assert matching.source_prefix == "backbone."
+    assert len(matching.pairs) == len(model) - 2
 
 
 def test_files_of_inception_with_and_without_auxiliary_heads_and_counters():
