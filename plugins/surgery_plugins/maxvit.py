@@ -15,6 +15,7 @@ def resize(model: Any, size: tuple[int, int]) -> Iterator[Follower]:
     """Partitions of one 32nd of the image, as published: then they fill every stage evenly."""
     check_multiple(size, STRIDE, square=True)
     new, length = size[0] // STRIDE, size[0] // 2
+    yield Fixed("", "partition_size", new)
     for stage, block in enumerate(model.blocks):
         length //= 2
         yield Fixed(f"blocks.{stage}", "grid_size", (length, length))

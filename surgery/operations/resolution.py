@@ -49,12 +49,12 @@ def check_size(size: object) -> tuple[int, int] | None:
 
 
 def pixel_axes(rank: int, channels: int) -> tuple[int, int]:
-    """The axes of an input that hold rows and columns: the last two besides the channels.
+    """The axes of an input that hold rows and columns: the last two but samples and channels.
 
     Raises:
         PlanError: it has none.
     """
-    others = [axis for axis in range(rank) if axis != channels]
+    others = [axis for axis in range(1, rank) if axis != channels]
     if len(others) < 2:
         raise PlanError(
             "an input without rows and columns has no image size",
@@ -185,8 +185,9 @@ def _resampled(
     if len(last) == 1:
         grid = functional.interpolate(grid, size=new, mode="linear")
     else:
-        # With antialias, fewer cells are means of many, and more are as without.
-        grid = functional.interpolate(grid, size=new[-2:], mode="bicubic", antialias=True)
+        # Fewer cells are made of all of the old ones, and not of the nearest alone.
+        fewer = new[-2] < last[0] or new[-1] < last[1]
+        grid = functional.interpolate(grid, size=new[-2:], mode="bicubic", antialias=fewer)
     return grid.movedim(1, -1).reshape(math.prod(new), *features)
 
 
