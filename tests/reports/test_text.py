@@ -18,6 +18,8 @@ from surgery.graph.example import Example
 from surgery.reports.report import Column, Fact, Report, Table, describe
 from surgery.reports.text import as_text, clean, write
 from surgery.shown import FORMS, lower
+from surgery.weights import read
+from surgery.weights.match import match
 from tests.reports import golden
 from tests.reports.models import EVIL, Classifier, rich_model, vectors
 from tests.strategies import module_trees
@@ -138,6 +140,8 @@ def every_value() -> list[Any]:
     heads = surgery.find_heads(Classifier(), vectors())
     graph = surgery.record(Classifier(), vectors())
     found = [surgery.audit(rich_model()), graph, heads, heads[0], outcome, outcome.plan]
+    weights = read(nn.Linear(2, 2))
+    found += [weights, match(weights.tensors, weights.tensors)]
     return [*found, Example(), Registry.of(), Report("kind", "Title")]
 
 
