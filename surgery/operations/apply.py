@@ -6,7 +6,7 @@ and takes every write back if anything fails.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import torch
 from torch import nn
@@ -91,9 +91,10 @@ def apply(model: nn.Module, plan: Plan, draws: Draws | None = None) -> Outcome:
         failed = [check for check in checks if not check.passed]
         if failed:
             raise _failure(plan, failed)
-        operated = _operated(model, plan, journal, draws, old)
+        filled = _filled(inner, plan)
+        operated = _operated(model, plan, journal, draws, old, filled)
         changed = model if root is inner else root
-        new = tensors_of(plan.steps) | dict(_filled(inner, plan))
+        new = tensors_of(plan.steps) | filled
         journal.tell_autograd()
         return Outcome(changed, plan, checks, old, new, operated)
     except BaseException as error:
@@ -123,12 +124,13 @@ def _operated(
     journal: Journal,
     draws: Draws | None,
     old: dict[str, torch.Tensor],
+    filled: dict[str, torch.Tensor],
 ) -> Operated:
     """What undo will need, and the operation's place in the history."""
     inner = tree.unwrap(model)
     changes = journal.changes()
-    filled = {id(change.owner): change.before for change in changes if change.of_values}
-    old |= {a: filled[id(tensor)] for a, tensor in _filled(inner, plan) if id(tensor) in filled}
+    before = {id(change.owner): change.before for change in changes if change.of_values}
+    old |= {a: before[id(tensor)] for a, tensor in filled.items() if id(tensor) in before}
     root = next((step for step in plan.steps if step.kind == "root"), None)
     facts = [step for step in plan.steps if step.kind == "attribute"]
     touched = [a for step in plan.steps for a in _modules_of(step)] if root is None else [""]
@@ -140,9 +142,8 @@ def _operated(
         places=places,
         configurations=configurations(inner, [(step.module, step.path) for step in facts]),
         tensors={
-            id(tree.get(inner, step.address)): step.address
-            for step in plan.steps
-            if step.kind in ("flag", "values")
+            **{id(tensor): address for address, tensor in filled.items()},
+            **{id(tree.get(inner, s.address)): s.address for s in plan.steps if s.kind == "flag"},
         },
         witnesses=witnesses(inner, new),
         draws=draws,
@@ -160,14 +161,13 @@ def _modules_of(step: Step) -> tuple[str, ...]:
     return (step.module,) if step.kind == "attribute" else step.addresses
 
 
-def _filled(model: nn.Module, plan: Plan) -> Iterator[tuple[str, torch.Tensor]]:
+def _filled(model: nn.Module, plan: Plan) -> dict[str, torch.Tensor]:
     """The tensors that got other values, by every address."""
-    for step in plan.steps:
-        if step.kind == "values":
-            for address in step.addresses:
-                tensor = tree.get(model, address)
-                if isinstance(tensor, torch.Tensor):
-                    yield address, tensor
+    wanted = {address for step in plan.steps if step.kind == "values" for address in step.addresses}
+    if not wanted:
+        return {}
+    entries = tree.index(model).tensors.values()
+    return {a: entry.tensor for entry in entries for a in entry.addresses if a in wanted}
 
 
 def _replaced(model: nn.Module, plan: Plan) -> dict[str, torch.Tensor]:

@@ -90,6 +90,10 @@ def rehearse(model: nn.Module, steps: tuple[Step, ...]) -> None:
     touched = [step.module if step.kind == "attribute" else step.address for step in steps]
     for address in dict.fromkeys(touched):
         tree.check_changeable(model, address)
+    # Values reach no setter, and a model has many tensors to fill.
+    steps = tuple(step for step in steps if step.kind != "values")
+    if not steps:
+        return
     with quiet():
         skeleton = build_skeleton(model).model
         for step in steps:

@@ -333,7 +333,7 @@ def _moved(
 ) -> Outcome:
     """Carry out a plan and leave stand-ins in the donor: both or neither."""
     tree.check_changeable(model)
-    outcome = None
+    outcome = left = None
     try:
         outcome = operate(recipient, planned, dry_run=dry_run)
         leaving = _leaving(donor, recipient, outcome.plan)
@@ -342,8 +342,11 @@ def _moved(
             outcome.operated.also = (left,)
         return outcome
     except BaseException:
-        if outcome is not None and outcome.operated is not None:
-            outcome.undo()
+        for done in (left, outcome):
+            # Each by itself, whether they were put together already or not.
+            if done is not None and done.operated is not None and not done.operated.over:
+                done.operated.also = ()
+                done.undo()
         raise
 
 
