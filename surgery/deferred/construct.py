@@ -98,7 +98,7 @@ class Deferred:
 
         Args:
             name: an address.
-            value: of the same shape; another dtype is converted, which copies.
+            value: of the same shape; other dtypes and strides are converted, which copies.
 
         Raises:
             AddressError: nothing waits there.
@@ -122,23 +122,30 @@ class Deferred:
                 found=tuple(value.shape),
                 fix=f"deferred.fill([{name!r}])",
             )
-        _swap(tensor, value.detach().to(tensor.dtype))
+        if (value.dtype, value.stride()) != (tensor.dtype, tensor.stride()):
+            value = torch.empty_strided(
+                tensor.shape, tensor.stride(), dtype=tensor.dtype, device=value.device
+            ).copy_(value.detach())
+        _swap(tensor, value)
         self._untouched = False
         self._settle()
 
     def _known(self, name: str) -> str:
-        if name not in self._places:
-            try:
-                tree.get(self.model, name)
-            except AddressError:
-                close = get_close_matches(name, self._places, n=3)
-                raise AddressError(
-                    "no tensor of this name was constructed",
-                    where=name,
-                    expected=", ".join(close) or "an address of deferred.pending",
-                    found=name,
-                    fix="deferred.pending lists what waits",
-                ) from None
+        if name in self._places:
+            return name
+        try:
+            found: object = tree.get(self.model, name)
+        except AddressError:
+            found = None
+        if not isinstance(found, torch.Tensor):
+            close = get_close_matches(name, self._places, n=3)
+            raise AddressError(
+                "no tensor of this name was constructed",
+                where=name or "(the model itself)",
+                expected=", ".join(close) or "an address of deferred.pending",
+                found=name,
+                fix="deferred.pending lists what waits",
+            )
         return name
 
     def _settle(self) -> None:
@@ -178,11 +185,15 @@ def construct(factory: Callable[..., nn.Module], *args: Any, **kwargs: Any) -> D
         >>> model.weight.device, model.running_var
         (device(type='meta'), tensor([1., 1.]))
     """
-    recorder = Recorder()
+    state, recorder = torch.get_rng_state(), Recorder()
     with torch.inference_mode(False), recorded_by(recorder):
-        with _untouched_memory(), recorder, Reads(recorder):
-            model = factory(*args, **kwargs)
-        tree.check_model(model)
+        try:
+            with _untouched_memory(), recorder, Reads(recorder):
+                model = factory(*args, **kwargs)
+            tree.check_model(model)
+        except BaseException:
+            torch.set_rng_state(state)
+            raise
         return _finished(model, recorder)
 
 

@@ -52,7 +52,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if self._busy:
             return func(*args, **kwargs)
         traits = traits_of(func)
-        if traits.repoints:
+        if traits.repoints or (traits.moves and _stays(*args[:2])):
             return func(*args, **kwargs)
         tensors = [*tensors_in(args), *tensors_in(kwargs)]
         waits = any(self.number(tensor) is not None for tensor in tensors)
@@ -315,6 +315,12 @@ def _twin(value: Any, twins: dict[int, torch.Tensor]) -> Any:
             value.shape, value.stride(), dtype=value.dtype, device="meta"
         )
     return twins[id(value)]
+
+
+def _stays(tensor: torch.Tensor, size: Any) -> bool:
+    """Whether a tensor has the size already that it is to be given, as ``out=`` mostly has."""
+    wanted = size.shape if isinstance(size, torch.Tensor) else size
+    return tuple(tensor.shape) == tuple(wanted)
 
 
 def _only_fills(traits: Traits, bound: dict[str, Any]) -> bool:
