@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from surgery.errors import AmbiguousWeightsError
+from surgery.weights.brief import brief
+from surgery.weights.verdicts import printable
 
 Leaf = TypeVar("Leaf")
 
@@ -207,12 +209,11 @@ def _others(value: Mapping[object, object], leaf: type, but: set[str]) -> str:
 
 
 def _say(key: object, value: object, leaf: type) -> str:
-    name = key if isinstance(key, str) else repr(key)
+    name = printable(key) if isinstance(key, str) else brief(key)
     if isinstance(value, leaf):
         return f"{name} (tensor)"
     if value is None or isinstance(value, (bool, int, float, str)):
-        shown = repr(value)
-        return f"{name}={shown if len(shown) <= 40 else shown[:37] + '...'}"
+        return f"{name}={brief(value, 40)}"
     count = _count(value, leaf)
     kind = type(value).__name__.lower().lstrip("_")
     if isinstance(value, Mapping):

@@ -18,6 +18,8 @@ from typing import Any, BinaryIO
 import torch
 
 from surgery.errors import CorruptFileError, RefusedPickleError
+from surgery.weights.stored import is_count
+from surgery.weights.verdicts import printable
 
 _STORAGES = {
     f"{name}Storage": getattr(torch, dtype)
@@ -178,7 +180,7 @@ def load(data: bytes | BinaryIO, where: str) -> Said:
 def _refusal(names: dict[str, None], where: str) -> RefusedPickleError:
     wanted = [*names][:_SHOWN]
     more = len(names) - len(wanted)
-    shown = ", ".join(name if name.isprintable() else repr(name) for name in wanted)
+    shown = ", ".join(map(printable, wanted))
     return RefusedPickleError(
         "the file asks for code that is not needed to hold weights; none of it was run",
         where=where,
@@ -245,12 +247,12 @@ class _Reader(pickle._Unpickler):
         if _text(kind) != "storage":
             raise pickle.UnpicklingError(f"a reference to a {kind!r}")
         of, key, _location, numel, *view = rest
-        if not isinstance(of, _StorageType) or not _count(numel):
+        if not isinstance(of, _StorageType) or not is_count(numel):
             raise pickle.UnpicklingError(f"a malformed storage {key!r}")
         base, part = 0, numel
         if view and view[0] is not None:
             _key, base, part = view[0]
-            if not _count(base) or not _count(part) or base + part > numel:
+            if not is_count(base) or not is_count(part) or base + part > numel:
                 raise pickle.UnpicklingError(f"storage {key!r} has a part beyond its end")
         storage = Storage(_text(key), of.dtype, numel, base, part)
         self.storages.append(storage)
@@ -259,10 +261,6 @@ class _Reader(pickle._Unpickler):
 
 def _text(value: object) -> str:
     return value.decode("ascii") if isinstance(value, bytes) else str(value)
-
-
-def _count(value: object) -> bool:
-    return type(value) is int and value >= 0
 
 
 def _trusted() -> set[str]:

@@ -15,7 +15,8 @@ from typing import Any, BinaryIO
 import torch
 
 from surgery.errors import CorruptFileError
-from surgery.weights.stored import Place, contiguous, representable
+from surgery.weights.brief import brief
+from surgery.weights.stored import Place, contiguous, is_count, representable
 
 # The limit of the format's own library.
 LONGEST_HEADER = 100_000_000
@@ -160,9 +161,7 @@ def _entries(text: bytes, where: str) -> dict[str, Any]:
 
 def _metadata(value: object, where: str) -> dict[str, str]:
     if not isinstance(value, dict) or not all(isinstance(each, str) for each in value.values()):
-        raise _broken(
-            where, "the header's __metadata__ is malformed", "text by name", repr(value)[:80]
-        )
+        raise _broken(where, "the header's __metadata__ is malformed", "text by name", brief(value))
     return value
 
 
@@ -171,19 +170,17 @@ def _span(entry: object, where: str, size: int) -> _Span:
     keys = {"dtype", "shape", "data_offsets"}
     if not isinstance(entry, dict) or set(entry) != keys:
         found = sorted(entry) if isinstance(entry, dict) else entry
-        raise _broken(where, "an entry of the header is malformed", sorted(keys), repr(found)[:80])
+        raise _broken(where, "an entry of the header is malformed", sorted(keys), brief(found))
     dtype = DTYPES.get(entry["dtype"]) if isinstance(entry["dtype"], str) else None
     if dtype is None:
         raise _broken(
-            where, "the dtype is unknown", f"one of {', '.join(DTYPES)}", repr(entry["dtype"])[:80]
+            where, "the dtype is unknown", f"one of {', '.join(DTYPES)}", brief(entry["dtype"])
         )
     shape, offsets = entry["shape"], entry["data_offsets"]
     if not _sizes(shape) or not representable(tuple(shape)):
-        raise _broken(where, "the shape is malformed", "sizes, 0 or more", repr(shape)[:80])
+        raise _broken(where, "the shape is malformed", "sizes, 0 or more", brief(shape))
     if not _sizes(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
-        raise _broken(
-            where, "the offsets are malformed", "begin <= end, 0 or more", repr(offsets)[:80]
-        )
+        raise _broken(where, "the offsets are malformed", "begin <= end, 0 or more", brief(offsets))
     begin, end = offsets
     if end > size:
         raise _broken(
@@ -204,7 +201,7 @@ def _span(entry: object, where: str, size: int) -> _Span:
 
 
 def _sizes(value: object) -> bool:
-    return isinstance(value, list) and all(type(size) is int and size >= 0 for size in value)
+    return isinstance(value, list) and all(map(is_count, value))
 
 
 def _check_order(spans: Mapping[str, _Span], size: int, where: str) -> None:

@@ -92,6 +92,16 @@ def contiguous(shape: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
 
 
+def is_count(value: object) -> bool:
+    """Whether a value from a file is a number of things: whole, not negative, not absurd.
+
+    Example:
+        >>> is_count(3), is_count(True), is_count(-1), is_count(2**63)
+        (True, False, False, False)
+    """
+    return type(value) is int and 0 <= value <= LARGEST
+
+
 def representable(shape: tuple[int, ...]) -> bool:
     """Whether torch can have a tensor of this shape at all.
 

@@ -17,8 +17,9 @@ import torch
 
 from surgery.errors import CorruptFileError
 from surgery.weights import pickled
+from surgery.weights.brief import brief
 from surgery.weights.pickled import Storage, Stored
-from surgery.weights.stored import Place, representable
+from surgery.weights.stored import Place, is_count, representable
 
 ZIP_MAGIC = b"PK\x03\x04"
 # The first pickle of the legacy format: one long number.
@@ -184,11 +185,11 @@ def parse_legacy(file: BinaryIO, size: int, where: str) -> Content:
     number, version, system = (pickled.load(file, where).content for _ in range(3))
     if number != _LEGACY_NUMBER or version != _LEGACY_PROTOCOL:
         expected = f"protocol {_LEGACY_PROTOCOL}"
-        raise _broken(where, "the version of this file is unknown", expected, repr(version)[:80])
+        raise _broken(where, "the version of this file is unknown", expected, brief(version))
     little = system.get("little_endian", True) if isinstance(system, dict) else True
     said, keys = pickled.load(file, where), pickled.load(file, where).content
     if not isinstance(keys, list) or len(set(map(str, keys))) != len(keys):
-        raise _broken(where, "the list of storages is malformed", "each once", repr(keys)[:80])
+        raise _broken(where, "the list of storages is malformed", "each once", brief(keys))
     storages = {storage.key: storage for storage in reversed(said.storages)}
     starts: dict[str, int] = {}
     reached = file.tell()
@@ -231,13 +232,13 @@ def _locator(
         shape, stride = tensor.shape, tensor.stride
         dtype, storage = tensor.dtype, tensor.storage
         if not isinstance(dtype, torch.dtype) or not _sizes(shape) or not representable(shape):
-            raise _broken(at, "the tensor is malformed", "a dtype and sizes", repr(shape)[:80])
+            raise _broken(at, "the tensor is malformed", "a dtype and sizes", brief(shape))
         if tensor.special:
             return None
         good = isinstance(storage, Storage) and _sizes(stride) and len(stride) == len(shape)
         if not good or not isinstance(storage, Storage) or not _sizes((tensor.offset,)):
             what = "the tensor is malformed"
-            raise _broken(at, what, "a storage, an offset and strides", repr(stride)[:80])
+            raise _broken(at, what, "a storage, an offset and strides", brief(stride))
         width = dtype.itemsize
         place = Place(0, dtype, tuple(shape), tuple(stride), order)
         if not place.numel:
@@ -255,7 +256,7 @@ def _locator(
 
 
 def _sizes(value: object) -> bool:
-    return isinstance(value, (tuple, list)) and all(type(x) is int and x >= 0 for x in value)
+    return isinstance(value, (tuple, list)) and all(map(is_count, value))
 
 
 def _broken(where: str, what: str, expected: object, found: object) -> CorruptFileError:

@@ -43,7 +43,7 @@ class Store(Protocol):
         """These tensors in the order of the source; aliases among them are one tensor."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Weights(Shown):
     """A source of tensors, opened and looked over, with none of them read.
 
@@ -68,8 +68,8 @@ class Weights(Shown):
     metadata: Mapping[str, str]
     chosen: str | None
     notes: tuple[str, ...]
-    _store: Store = field(repr=False)
-    _mentioned: Mapping[str, str] = field(default_factory=dict, repr=False)
+    _store: Store
+    _mentioned: Mapping[str, str] = field(default_factory=dict)
 
     def read(self, name: str) -> torch.Tensor:
         """Read one tensor.
@@ -127,6 +127,9 @@ class Weights(Shown):
                 total += info.nbytes
                 seen.update(info.aliases)
         return total
+
+    def __repr__(self) -> str:
+        return f"Weights({self.origin!r}, {self.format!r}, {len(self.tensors):,} tensors)"
 
     def _known(self, name: str) -> str:
         return self._mentioned.get(name) or self._listed(name)

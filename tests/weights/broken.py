@@ -93,33 +93,33 @@ def entry(begin: int, end: int, shape: object = None, dtype: object = "U8") -> d
 def pickled(folder: Path, *, storage: tuple[Any, ...] | None = None, **tensor: Any) -> Path:
     """A zip archive with one tensor whose pickle says what it is told to."""
     said = {"offset": 0, "size": (2, 3), "stride": (3, 1)} | tensor
-    fields = ("storage", _Named("torch FloatStorage"), "0", "cpu", 6)
-    reference = _Reference(storage or fields)
-    call = _Call(
+    fields = ("storage", Named("torch FloatStorage"), "0", "cpu", 6)
+    reference = Reference(storage or fields)
+    call = Call(
         "torch._utils _rebuild_tensor_v2",
         (reference, said["offset"], said["size"], said["stride"], False, OrderedDict()),
     )
-    data = _Pickler.dumps({"weight": call})
+    data = Writer.dumps({"weight": call})
     return repacked(zipped(folder), lambda records: records.update({"data.pkl": data}))
 
 
 @dataclass(frozen=True)
-class _Named:
+class Named:
     name: str
 
 
 @dataclass(frozen=True)
-class _Reference:
+class Reference:
     pid: tuple[Any, ...]
 
 
 @dataclass(frozen=True)
-class _Call:
+class Call:
     name: str
     args: tuple[Any, ...]
 
 
-class _Pickler(pickle._Pickler):
+class Writer(pickle._Pickler):
     """Writes names and references that Python would not let one write."""
 
     @classmethod
@@ -129,14 +129,14 @@ class _Pickler(pickle._Pickler):
         return file.getvalue()
 
     def save(self, obj: Any, save_persistent_id: bool = True) -> None:
-        if isinstance(obj, _Named):
+        if isinstance(obj, Named):
             module, _, name = obj.name.partition(" ")
             self.write(pickle.GLOBAL + f"{module}\n{name}\n".encode())
-        elif isinstance(obj, _Reference):
+        elif isinstance(obj, Reference):
             self.save(obj.pid)
             self.write(pickle.BINPERSID)
-        elif isinstance(obj, _Call):
-            self.save(_Named(obj.name))
+        elif isinstance(obj, Call):
+            self.save(Named(obj.name))
             self.save(obj.args)
             self.write(pickle.REDUCE)
         else:

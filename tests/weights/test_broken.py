@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from surgery.errors import SurgeryError
+from surgery.errors import CorruptFileError, SurgeryError
 from surgery.weights import read
 from tests.weights import broken_folders
-from tests.weights.broken import BROKEN, STATE, Broken, legacy, repacked, zipped
+from tests.weights.broken import (
+    BROKEN,
+    STATE,
+    Broken,
+    Named,
+    legacy,
+    pickled,
+    repacked,
+    zipped,
+)
 
 
 @pytest.mark.parametrize("kind", BROKEN, ids=lambda kind: kind.name)
@@ -75,7 +85,7 @@ def test_a_file_cut_anywhere_is_refused(
     assert right_or_refused(path)
 
 
-@pytest.mark.parametrize("kind", ["safetensors", "legacy"])
+@pytest.mark.parametrize("kind", ["safetensors", "zip", "legacy"])
 def test_a_small_file_cut_at_any_byte_is_refused(
     whole: dict[str, bytes], tmp_path: Path, kind: str
 ):
@@ -115,3 +125,36 @@ def test_a_pickle_of_any_bytes_raises_nothing_of_pythons(
     repacked(path, lambda records: records.update({"data.pkl": b"\x80\x02" + data}))
     with pytest.raises(SurgeryError):
         read(path)
+
+
+HUGE = 10**9999
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"epoch": HUGE, HUGE: 1},
+        {"model": STATE, "ema": STATE, "epoch": HUGE},
+        {"\x1b[2J": 1, "list": [[[]]] * 9},
+    ],
+)
+@pytest.mark.parametrize("save", [zipped, legacy])
+def test_numbers_too_large_to_write_and_names_that_steer_a_terminal(
+    content: dict[object, object], save: Callable[..., Path], tmp_path: Path
+):
+    with pytest.raises(SurgeryError) as caught:
+        read(save(tmp_path, content))
+    assert str(caught.value).replace("\n", "").isprintable()
+
+
+@pytest.mark.parametrize("where", ["offset", "size", "stride"])
+def test_a_huge_number_for_a_tensor_is_an_error(where: str, tmp_path: Path):
+    said = HUGE if where == "offset" else (HUGE, 3)
+    with pytest.raises(CorruptFileError, match="malformed"):
+        read(pickled(tmp_path, **{where: said}))
+
+
+def test_a_huge_number_for_a_storage_is_an_error(tmp_path: Path):
+    fields = ("storage", Named("torch FloatStorage"), "0", "cpu", HUGE)
+    with pytest.raises(CorruptFileError, match="pickle in this file is broken"):
+        read(pickled(tmp_path, storage=fields))

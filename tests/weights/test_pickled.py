@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import pickle
+import struct
 from collections import Counter, OrderedDict
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +17,17 @@ from torch import nn
 
 from surgery.errors import CorruptFileError, RefusedPickleError, SurgeryError
 from surgery.weights import pickled, read
-from tests.weights.broken import STATE, legacy, repacked, written, zipped
+from tests.weights.broken import (
+    STATE,
+    Call,
+    Named,
+    Reference,
+    Writer,
+    legacy,
+    repacked,
+    written,
+    zipped,
+)
 
 MARKER = "it-ran"
 
@@ -157,3 +168,26 @@ def test_plain_values_come_through():
 
 def test_a_memo_of_four_billion_entries_costs_nothing():
     assert pickled.load(b"\x80\x02Nr\xff\xff\xff\xff.", "x.pth").content is None
+
+
+def test_a_part_of_a_storage_in_the_legacy_format(tmp_path: Path):
+    values = torch.arange(6.0)
+    data = legacy_with_part(values, (2, 3))
+    path = written(tmp_path / "x.pth", data)
+    expected = torch.load(path, weights_only=True)
+    assert expected["weight"].tolist() == [2.0, 3.0, 4.0]
+    assert torch.equal(read(path).read("weight"), expected["weight"])
+    with pytest.raises(CorruptFileError):
+        read(written(tmp_path / "y.pth", legacy_with_part(values, (4, 3))))
+
+
+def legacy_with_part(values: torch.Tensor, part: tuple[int, int]) -> bytes:
+    """As PyTorch wrote it when storages could be parts of each other."""
+    storage = Named("torch FloatStorage")
+    reference = Reference(("storage", storage, "7", "cpu", len(values), ("part", *part)))
+    args = (reference, 0, (part[1],), (1,), False, OrderedDict())
+    system = {"protocol_version": 1001, "little_endian": True, "type_sizes": {}}
+    content = {"weight": Call("torch._utils _rebuild_tensor_v2", args)}
+    pickles = (0x1950A86A20F9469CFC6C, 1001, system, content, ["7"])
+    raw = struct.pack(f"<q{len(values)}f", len(values), *values.tolist())
+    return b"".join(map(Writer.dumps, pickles)) + raw
