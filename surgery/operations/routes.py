@@ -13,9 +13,7 @@ from surgery.errors import AddressError, ArgumentError, PlanError
 from surgery.operations.differences import Difference, differences_of
 from surgery.operations.donors import Donor
 from surgery.operations.mapping import Pair, closest, pairs_of
-
-# Checkpoints from before PyTorch 0.4.1 have no counter, and a BatchNorm works without its value.
-_COUNTER = "num_batches_tracked"
+from surgery.weights.verdicts import is_counter
 
 
 @dataclass(frozen=True)
@@ -172,7 +170,7 @@ def _gaps(
     for name, is_tensor in ours.items():
         if theirs.get(name) is is_tensor:
             continue
-        if donor.model is not None or (is_tensor and name.rpartition(".")[2] != _COUNTER):
+        if donor.model is not None or (is_tensor and not is_counter(name)):
             yield _gap(tree.join(there, name), tree.join(here, name), "donor")
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import copy
 import itertools
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import save_file
 from torch import nn
 
 import surgery
@@ -289,6 +291,25 @@ def test_a_checkpoint_is_a_donor(nested: bool):
     with torch.no_grad():
         recipient.stem.weight.add_(1)
     assert all(torch.equal(value, before[name]) for name, value in state.items())
+
+
+@pytest.mark.parametrize("name", ["weights.pth", "weights.safetensors"])
+def test_a_file_is_a_donor_and_goes_again(name: str, tmp_path: Path):
+    donor, recipient = shaken(Net()), Net()
+    path = tmp_path / name
+    save: Any = torch.save if name.endswith("pth") else save_file
+    save(donor.state_dict(), path)
+    before = contents(recipient)
+    outcome = surgery.transplant(path, recipient, {"encoder": "encoder"})
+    path.write_bytes(b"")
+    for ours, theirs in zip(recipient.encoder.buffers(), donor.encoder.buffers(), strict=True):
+        assert torch.equal(ours, theirs)
+    for ours, theirs in zip(
+        recipient.encoder.parameters(), donor.encoder.parameters(), strict=True
+    ):
+        assert torch.equal(ours, theirs)
+    outcome.undo()
+    assert contents(recipient) == before
 
 
 def test_a_checkpoint_without_counters_is_a_whole_one():
