@@ -32,11 +32,11 @@ STRIDE = 32
 
 
 def resize(model: Any, size: tuple[int, int]) -> Iterator[Follower]:
-    """Windows of one 32nd of the image, as published; where that is no whole number they stay.
+    """Windows of one 32nd of the image, as published; they stay where those are not whole, or one.
 
-    They are interpolated in v1, and computed by an MLP from coordinates in v2.
+    Positions are interpolated in v1; v2 computes them from coordinates, which one cell has not.
     """
-    if any(length % STRIDE for length in size):
+    if any(length % STRIDE or length == STRIDE for length in size):
         return
     new = [length // STRIDE for length in size]
     for address, module in model.named_modules():
