@@ -53,8 +53,8 @@ class Head(Shown):
         addresses: all addresses of that module or parameter.
         kind: ``linear``, ``conv1d`` to ``conv3d``, ``conv_transpose1d`` to ``3d``, ``bilinear``,
             ``embedding`` (used as output layer), ``custom`` (a layer of a class unknown to
-            torch), ``parameter`` (a bare tensor), or ``computed`` (a weight that several layers
-            make).
+            torch), ``parameter`` (a bare tensor), ``computed`` (a weight that several layers
+            make), or ``packed`` (a quantised layer, whose weight is no tensor).
         in_features: size of the features each class is computed from.
         num_classes: how many classes it makes.
         factor: how many numbers it makes for each class: 4 for the boxes of a detector, the

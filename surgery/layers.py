@@ -13,6 +13,7 @@ from torch.utils.hooks import RemovableHandle
 from surgery import tree
 from surgery.errors import ArgumentError
 from surgery.graph.record import record_graph
+from surgery.graph.skeleton import Skeleton
 from surgery.graph.structure import tensors
 from surgery.parameters import audit
 
@@ -74,8 +75,8 @@ def summary(
     resolved = replace(resolve_example(model, example), forward=None)
     tables: list[ModelStatistics] = []
 
-    def watch(skeleton: nn.Module) -> None:
-        _watch(skeleton, tables, depth, columns)
+    def watch(skeleton: Skeleton) -> None:
+        _watch(skeleton.model, tables, depth, columns)
 
     record_graph(model, resolved, train=False, edit=watch, operations=False)
     return _settle(tables[-1], model)

@@ -53,6 +53,10 @@ def owner_of(index: tree.Index, graph: Graph, mixing: Mixing) -> Owner:
         graph: the recording.
         mixing: the operation.
     """
+    if mixing.packed:
+        address = graph.nodes[mixing.node].module
+        module = tree.get_module(index.root, address)
+        return Owner(address, index.addresses(module) or (address,), "packed", (), ())
     sources = _sources(graph, mixing)
     weights = tuple(source.addresses for source in sources)
     ran_in = graph.nodes[mixing.node].module

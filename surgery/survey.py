@@ -23,7 +23,7 @@ from surgery.graph.example import Example
 from surgery.graph.graph import Graph, Leaf, Node, Ref
 from surgery.graph.packing import PLAIN, Packing
 from surgery.graph.record import record_graph
-from surgery.graph.skeleton import is_floating
+from surgery.graph.skeleton import holds_features
 from surgery.graph.walk import Mixing, ancestors, feeding, frontier, weight_sources
 from surgery.owners import Owner, owner_of
 from surgery.recording import resolve_example
@@ -203,7 +203,7 @@ def _sites(mode: str, graph: Graph, leaf: Leaf, looking: _Looking) -> tuple[Site
     """Where heads make this output, and what the graph shows behind it, in words."""
     if leaf.source is None:
         return [], f"{leaf.path} comes from outside the recording"
-    if not is_floating(leaf.spec.dtype):
+    if not holds_features(leaf.spec.dtype):
         return [], f"{leaf.path} holds integers"
     mixings = frontier(graph, leaf.source)
     if not mixings:
@@ -314,7 +314,7 @@ def _shaping(graph: Graph, site: Site) -> Node | None:
 
 def _is_stream(graph: Graph, first: Mixing, second: Mixing) -> bool:
     """Whether one mixing feeding the other shows a trunk: heads of one output never do."""
-    same = weight_sources(graph, first.weight) == weight_sources(graph, second.weight)
+    same = _weight(graph, first) == _weight(graph, second)
     # A head that feeds itself reads back its own answer; a recurrent layer its own features.
     return not same or first.in_features == first.features
 
@@ -326,9 +326,15 @@ def _stream(graph: Graph, leaf: Leaf, mixings: tuple[Mixing, ...]) -> str:
     )
 
 
+def _weight(graph: Graph, mixing: Mixing) -> tuple[str, ...]:
+    """Where the weight is: its tensors, or the layer that keeps it packed."""
+    if mixing.packed:
+        return (graph.nodes[mixing.node].module,)
+    return tuple(source.addresses[0] for source in weight_sources(graph, mixing.weight))
+
+
 def _operand(graph: Graph, mixing: Mixing) -> str:
-    sources = weight_sources(graph, mixing.weight)
-    names = ", ".join(source.addresses[0] for source in sources[:2])
+    names = ", ".join(_weight(graph, mixing)[:2])
     return f"{names} ({graph.nodes[mixing.node].operation}, {mixing.features} features)"
 
 

@@ -56,7 +56,7 @@ def record_graph(
     example: Example,
     *,
     train: bool | None = None,
-    edit: Callable[[nn.Module], None] | None = None,
+    edit: Callable[[Skeleton], None] | None = None,
     operations: bool = True,
     backends: tuple[Backend, ...] = ("meta", "real"),
 ) -> Graph:
@@ -132,7 +132,7 @@ def _run(
     model: nn.Module,
     example: Example,
     train: bool | None,
-    edit: Callable[[nn.Module], None] | None,
+    edit: Callable[[Skeleton], None] | None,
     operations: bool,
     attempt: _Attempt,
 ) -> Graph:
@@ -141,7 +141,7 @@ def _run(
         if train is not None:
             skeleton.model.train(train)
         if edit is not None:
-            edit(skeleton.model)
+            edit(skeleton)
             skeleton.renew_stand_ins()
         inputs = _inputs(example, skeleton, attempt.backend)
         recorder = _recorder(skeleton, inputs, attempt.backend) if operations else None

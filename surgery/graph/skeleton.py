@@ -57,6 +57,14 @@ def is_floating(dtype: torch.dtype) -> bool:
     return dtype.is_floating_point or dtype.is_complex
 
 
+_QUANTISED = frozenset({torch.quint8, torch.qint8, torch.qint32})
+
+
+def holds_features(dtype: torch.dtype) -> bool:
+    """Whether values of this dtype may be features: what ``is_floating`` allows, or quantised."""
+    return is_floating(dtype) or dtype in _QUANTISED
+
+
 @dataclass(eq=False)
 class Skeleton:
     """The copy, and what each of its tensors and modules stands for.
@@ -68,6 +76,7 @@ class Skeleton:
         modules: every copied module with its first address.
         shared: what could not be copied and is shared with the model, in words.
         originals: the modules of the model itself.
+        backend: where the stand-ins are.
     """
 
     model: nn.Module
@@ -76,6 +85,7 @@ class Skeleton:
     modules: tuple[tuple[nn.Module, str], ...]
     shared: tuple[str, ...]
     originals: tuple[nn.Module, ...]
+    backend: Backend
 
     def renew_stand_ins(self) -> None:
         """After the copy was edited: a closure over the model must meet the new tensors too."""
@@ -132,7 +142,8 @@ class _Copier:
         )
         root = self.memo[id(self.index.root)]
         originals = tuple(module for module, _ in self.index.modules.values())
-        return Skeleton(root, sources, stand_ins, modules, tuple(self.shared), originals)
+        shared = tuple(self.shared)
+        return Skeleton(root, sources, stand_ins, modules, shared, originals, self.backend)
 
     def fill(self, module: nn.Module, shell: nn.Module) -> None:
         state = shell.__dict__

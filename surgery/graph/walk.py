@@ -8,10 +8,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
+import torch
+
 from surgery.graph.aten import CONTRACTIONS, is_pointwise, packet
 from surgery.graph.axes import follow
 from surgery.graph.graph import Graph, Node, Ref
-from surgery.graph.skeleton import is_floating
+from surgery.graph.skeleton import holds_features, is_floating
+
+# As what the graph keeps the object in which a quantised layer has its weight.
+PACKED = torch.ScriptObject.__name__
 
 _PRODUCTS = frozenset({"mm", "addmm", "bmm", "baddbmm", "mv", "addmv"})
 _PAIRINGS = frozenset({"mul", "mul_", "sub", "sub_"})
@@ -24,7 +29,8 @@ class Mixing:
 
     Attributes:
         node: the operation.
-        weight: the operand that is made of parameters, or of buffers and plain tensors, alone.
+        weight: the operand that is made of parameters, or of buffers and plain tensors, alone;
+            the operation itself where the weight is packed.
         value: the operation's result, or, for a product that is summed later, the sum's.
         axis: the axis of ``value`` that holds the new features.
         features: how many.
@@ -38,11 +44,16 @@ class Mixing:
     features: int
     in_features: int
 
+    @property
+    def packed(self) -> bool:
+        """Whether no tensor holds the weight: quantised layers keep it in an object."""
+        return self.weight.node == self.node
+
 
 def mixing(graph: Graph, node: Node) -> Mixing | None:
     """What a node mixes, or None where it makes no new features from weights."""
     found = _mixing(graph, node)
-    if found is None or graph.nodes[found.weight.node].parameters:
+    if found is None or found.packed or graph.nodes[found.weight.node].parameters:
         return found
     return None if _is_followed_through(graph, node, found) else found
 
@@ -51,6 +62,8 @@ def _mixing(graph: Graph, node: Node) -> Mixing | None:
     """As ``mixing``, where every matrix of buffers counts as a weight."""
     if node.role != "operation" or not node.depends_on_input:
         return None
+    if PACKED in node.arguments:
+        return _packed(graph, node)
     name = packet(node.operation)
     if name in CONTRACTIONS:
         return _contraction(graph, node, name)
@@ -116,7 +129,7 @@ def ancestors(graph: Graph, start: int) -> frozenset[int]:
     pending = [start]
     while pending:
         for ref in graph.nodes[pending.pop()].inputs:
-            if ref.node not in seen and is_floating(graph.spec(ref).dtype):
+            if ref.node not in seen and holds_features(graph.spec(ref).dtype):
                 seen.add(ref.node)
                 pending.append(ref.node)
     return frozenset(seen)
@@ -274,6 +287,18 @@ def _foreign(graph: Graph, node: Node) -> Mixing | None:
     sizes = graph.spec(weights[0]).shape
     axis = next((a for a in reversed(range(len(out))) if out[a] in sizes), len(out) - 1)
     return Mixing(node.index, weights[0], Ref(node.index), axis, out[axis], sizes[-1])
+
+
+def _packed(graph: Graph, node: Node) -> Mixing | None:
+    """A quantised layer: its features come last, those of a convolution second."""
+    if not node.inputs or not node.outputs:
+        return None
+    data, out = graph.spec(node.inputs[0]), node.outputs[0].shape
+    axis = 1 if "conv" in packet(node.operation) else len(out) - 1
+    if not holds_features(data.dtype) or not 0 <= axis < min(len(out), len(data.shape)):
+        return None
+    here = Ref(node.index)
+    return Mixing(node.index, here, here, axis, out[axis], data.shape[axis])
 
 
 def _expansion(graph: Graph, node: Node) -> Mixing | None:

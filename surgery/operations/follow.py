@@ -83,11 +83,12 @@ def _placed(item: PerClass) -> str:
 def _of_site(graph: Graph, site: Site, head: Head) -> Iterator[PerClass]:
     mixing = site.mixing
     node = graph.nodes[mixing.node]
-    axis = weight_axis(graph, mixing)
-    rows = graph.spec(mixing.weight).shape[axis]
-    share = mixing.features // rows if rows else 1
-    yield from _sources(graph, mixing.weight, axis, "weight", share, site.packing)
-    for ref in node.inputs:
+    if not mixing.packed:
+        axis = weight_axis(graph, mixing)
+        rows = graph.spec(mixing.weight).shape[axis]
+        share = mixing.features // rows if rows else 1
+        yield from _sources(graph, mixing.weight, axis, "weight", share, site.packing)
+    for ref in () if mixing.packed else node.inputs:
         shape = graph.spec(ref).shape
         additive = ref != mixing.weight and not graph.nodes[ref.node].depends_on_input
         if additive and shape and shape[-1] == mixing.features:

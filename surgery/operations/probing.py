@@ -175,7 +175,9 @@ def _expected(
     old: Spec, new: Spec, here: list[tuple[Head, int]], probes: Mapping[str, int]
 ) -> tuple[tuple[int, ...] | None, tuple[int, ...]]:
     """The shape an output must have, and its class axes; None where it cannot be explained."""
-    if len(old.shape) != len(new.shape) or old.dtype != new.dtype:
+    # What a quantised head makes becomes floating-point numbers together with its layer.
+    freed = new.dtype.is_floating_point and any(head.kind == "packed" for head, _ in here)
+    if len(old.shape) != len(new.shape) or (old.dtype != new.dtype and not freed):
         return None, ()
     # Heads with one probe size make the output together, and move it once.
     parts = {probes[head.address]: (head.num_classes, size) for head, size in here}

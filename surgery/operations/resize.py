@@ -23,6 +23,7 @@ from surgery.operations.names import remembered
 from surgery.operations.observers import check_observers
 from surgery.operations.plan import OutputChange, Plan, Step
 from surgery.operations.probing import are_few, check_few, output_changes, probe_sizes
+from surgery.operations.quantised import check_packed, idle_steps
 from surgery.operations.rebuild import rebuilt_step
 from surgery.operations.simulate import outputs_after
 from surgery.operations.size import growth
@@ -62,6 +63,7 @@ def plan_resizing(
         PlanError: something that depends on the old size cannot follow.
     """
     for head, size in chosen:
+        check_packed(model, known, head, size, options)
         _check_replaceable(model, known, head, size)
         tree.check_changeable(model, head.address)
     check_unseen(model, known, chosen)
@@ -210,6 +212,7 @@ def _steps(
             remarks += remarked
         elif kind is not None:
             steps = [rebuilt_step(model, head, size, kind, options.trainable, real=real)]
+            steps += idle_steps(model, known, head)
         if options.is_deeper(head) or kind is not None:
             tensors = tuple(item for item in tensors if item.part == "behind")
         fresh = tuple(item for item in tensors if item.addresses not in found)

@@ -15,7 +15,7 @@ from surgery.graph.example import Example
 from surgery.graph.graph import Graph, Leaf
 from surgery.graph.quiet import quiet
 from surgery.graph.record import record_graph
-from surgery.graph.skeleton import build_skeleton, is_floating
+from surgery.graph.skeleton import Skeleton, build_skeleton, is_floating
 from surgery.operations.carry import carry_writes
 from surgery.operations.journal import Journal
 from surgery.operations.plan import Step
@@ -45,12 +45,12 @@ def outputs_after(
     root = next((step.new for step in steps if step.kind == "root"), None)
     subject = model if root is None else root
 
-    def edit(skeleton: nn.Module) -> None:
+    def edit(skeleton: Skeleton) -> None:
         if root is None:
             _perform(model, skeleton, steps)
         else:
             # The hooks of the old root pass to the new one; the mode is that of the recording.
-            writes = carry_writes(tree.unwrap(model), skeleton)
+            writes = carry_writes(tree.unwrap(model), skeleton.model)
             Journal().perform([lambda: [each for each in writes if each.name != "training"]])
 
     found: dict[str, Leaves] = {}
@@ -95,16 +95,16 @@ def rehearse(model: nn.Module, steps: tuple[Step, ...]) -> None:
     if not steps:
         return
     with quiet():
-        skeleton = build_skeleton(model).model
+        skeleton = build_skeleton(model)
         for step in steps:
             if step.kind == "flag":
                 _check_flag(model, step)
         _perform(model, skeleton, steps)
 
 
-def _perform(model: nn.Module, skeleton: nn.Module, steps: tuple[Step, ...]) -> None:
+def _perform(model: nn.Module, skeleton: Skeleton, steps: tuple[Step, ...]) -> None:
     """Carry out steps on a skeleton; what refuses to be set is named."""
-    writes = makers(skeleton, steps, _stand_in(skeleton))
+    writes = makers(skeleton.model, steps, _stand_in(skeleton))
     for step, maker in zip(steps, writes, strict=True):
         try:
             Journal().perform([maker])
@@ -136,14 +136,13 @@ def _reason(error: RecordError) -> str:
     return text.splitlines()[0] if text else error.what
 
 
-def _stand_in(skeleton: nn.Module) -> Any:
+def _stand_in(skeleton: Skeleton) -> Any:
     """What installs on a skeleton: meta where it is on meta, and never the caller's own tensor."""
-    floating = [p for p in skeleton.parameters() if is_floating(p.dtype)]
-    meta = not floating or all(parameter.is_meta for parameter in floating)
+    meta = skeleton.backend == "meta"
 
     def transform(value: Any) -> Any:
         if isinstance(value, nn.Module):
-            return build_skeleton(value, "meta" if meta else "real").model
+            return build_skeleton(value, skeleton.backend).model
         if isinstance(value, torch.Tensor):
             return _tensor(value, meta)
         return value

@@ -23,6 +23,7 @@ from surgery.families.registry import Registry
 from surgery.graph.example import Example
 from surgery.graph.graph import Graph, Node, Ref
 from surgery.graph.record import record_graph
+from surgery.graph.skeleton import Skeleton
 from surgery.recording import record
 from tests.hostile import Hostile, leaves
 from tests.strategies import HOSTILE, SEEDS, Classifier, classifiers
@@ -312,9 +313,9 @@ def test_an_edit_is_tried_on_the_copy_alone() -> None:
     model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 3)).eval()
     modes: list[bool] = []
 
-    def edit(copy: nn.Module) -> None:
-        modes.append(copy.training)
-        copy[1] = nn.Linear(4, 7, device="meta")
+    def edit(copy: Skeleton) -> None:
+        modes.append(copy.model.training)
+        copy.model[1] = nn.Linear(4, 7, device="meta")
 
     graph = recorded(model, torch.randn(2, 4), train=True, edit=edit)
     assert graph.leaves[0].spec.shape == (2, 7)
