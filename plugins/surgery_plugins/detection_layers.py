@@ -7,6 +7,7 @@ place of the boxes found in it.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from surgery_plugins.grouping import coarsens, group, pools
@@ -53,7 +54,7 @@ def feature_maps(model: Any, images: list[Tensor]) -> list[Tensor]:
     """The feature maps that the heads read, from images of any sizes."""
     batch, _ = model.transform(images)
     features = model.backbone(batch.tensors)
-    return list(features.values()) if hasattr(features, "values") else [features]
+    return list(features.values()) if isinstance(features, Mapping) else [features]
 
 
 def rcnn_example(model: Any) -> Example:

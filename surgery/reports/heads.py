@@ -15,7 +15,7 @@ _HEADS = (
     Column("factor", "each", "count", "data"),
     Column("role", "role"),
     Column("follows", "follows", "address", "where any"),
-    Column("background", "background", "", "where any"),
+    Column("background", "background", "text", "where any"),
     Column("corroborated", "corroborated", "answer", "data"),
     Column("tied_to", "tied to", "address", "where any"),
     Column("addresses", "", "address", "data"),
