@@ -239,20 +239,19 @@ class _Memory:
     """Which stretches of memory the model has taken over: two tensors must not share any."""
 
     def __init__(self) -> None:
-        self._taken: dict[int, list[tuple[int, int]]] = {}
+        self._taken: list[tuple[int, int]] = []
 
     def take(self, tensor: torch.Tensor) -> bool:
         """Take a tensor's memory, if nobody has any of it."""
         if not tensor.is_contiguous() or tensor.device.type != "cpu":
             return False
         start = tensor.data_ptr()
-        stretch = (start, start + tensor.numel() * tensor.element_size())
-        taken = self._taken.setdefault(tensor.untyped_storage()._cdata, [])
-        place = bisect(taken, stretch)
-        before, after = taken[place - 1 : place], taken[place : place + 1]
-        if (before and before[0][1] > stretch[0]) or (after and after[0][0] < stretch[1]):
+        end = start + tensor.numel() * tensor.element_size()
+        place = bisect(self._taken, (start, end))
+        before, after = self._taken[max(place - 1, 0) : place], self._taken[place : place + 1]
+        if any(first < end and start < last for first, last in (*before, *after)):
             return False
-        taken.insert(place, stretch)
+        self._taken.insert(place, (start, end))
         return True
 
 
