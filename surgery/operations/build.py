@@ -35,6 +35,8 @@ from surgery.weights.source import read
 from surgery.weights.value import Weights
 from surgery.weights.verdicts import Matching
 
+# Stands for the heads of a model that could not be recorded; no address holds a space.
+_UNKNOWN = "not known"
 _REPLACED = "the constructor made another number of classes: its heads were replaced"
 
 
@@ -130,9 +132,12 @@ def build(
         initialised = deferred.pending
         deferred.fill(generator=generator)
         outcome = _outcome(resolved, num_classes, deferred, loaded, initialised)
-        if num_classes is not None:
-            outcome = _with_classes(outcome, num_classes, handed, example, generator, registry)
-        _tell(outcome, loaded, num_classes)
+        heads: tuple[str, ...] = ()
+        if num_classes is not None and handed:
+            outcome, heads = _proven(outcome, num_classes, example, registry)
+        if num_classes is not None and not heads:
+            outcome = _replaced(outcome, num_classes, example, generator, registry)
+        _tell(outcome, loaded, num_classes, heads)
         return outcome
     except BaseException:
         draws.take_back()
@@ -298,26 +303,30 @@ def _outcome(
     return Outcome(model, plan, tuple(checks), operated=built)
 
 
-def _with_classes(
+def _proven(
+    outcome: Outcome, num_classes: int, example: Any, registry: Registry
+) -> tuple[Outcome, tuple[str, ...]]:
+    """Look for the heads that have the number of classes which the constructor was given."""
+    try:
+        heads = find_heads(outcome.model, example, registry=registry)
+    except SurgeryError as error:
+        note = f"the number of classes is not verified: {error.what}"
+        plan = replace(outcome.plan, notes=(*outcome.plan.notes, note))
+        return replace(outcome, plan=plan), (_UNKNOWN,)
+    having = tuple(head.address for head in heads if head.num_classes == num_classes)
+    found = ", ".join(f"{address or 'the model'}: {num_classes}" for address in having)
+    check = Check("classes", True, f"{found}, as its constructor made them")
+    return (replace(outcome, checks=(*outcome.checks, check)) if having else outcome), having
+
+
+def _replaced(
     outcome: Outcome,
     num_classes: int,
-    handed: bool,
     example: Any,
     generator: torch.Generator | None,
     registry: Registry,
 ) -> Outcome:
-    """Prove the number of classes, or replace the heads where the callable did not see to it."""
-    if handed:
-        try:
-            heads = find_heads(outcome.model, example, registry=registry)
-        except SurgeryError as error:
-            note = f"the number of classes is not verified: {error.what}"
-            return _noted(outcome, note)
-        having = [head for head in heads if head.num_classes == num_classes]
-        if having:
-            found = ", ".join(f"{head.address or 'the model'}: {num_classes}" for head in having)
-            check = Check("classes", True, f"{found}, as its constructor made them")
-            return replace(outcome, checks=(*outcome.checks, check))
+    """Replace the heads, where the constructor made another number of classes."""
     replaced = replace_head(
         outcome.model, num_classes, generator=generator, example=example, registry=registry
     )
@@ -335,24 +344,17 @@ def _with_classes(
     )
 
 
-def _noted(outcome: Outcome, note: str) -> Outcome:
-    return replace(outcome, plan=replace(outcome.plan, notes=(*outcome.plan.notes, note)))
-
-
-def _tell(outcome: Outcome, loaded: _Loaded | None, num_classes: int | None) -> None:
+def _tell(
+    outcome: Outcome, loaded: _Loaded | None, num_classes: int | None, heads: tuple[str, ...]
+) -> None:
     """Warn of what did not come from the source, and remember the names of the classes."""
     if loaded is None:
         return
-    matching = loaded.matching
-    if num_classes is not None:
-        # Other classes than the source's are what was asked for.
-        matching = replace(
-            matching,
-            mismatched=tuple(
-                item for item in matching.mismatched if num_classes not in item.expected[:1]
-            ),
-        )
-    said = matching.warning()
+    # Other classes than the source's are what was asked for.
+    asked = tuple(f"{address}." if address else "" for address in heads)
+    mismatched = loaded.matching.mismatched
+    unasked = tuple(item for item in mismatched if not item.key.startswith(asked))
+    said = replace(loaded.matching, mismatched=unasked).warning()
     if said is not None:
         warnings.warn(f"{outcome.plan.title}: {said}", stacklevel=3)
     if loaded.classes and num_classes in (None, len(loaded.classes)):
