@@ -12,7 +12,7 @@ import torch
 from surgery import tree
 from surgery.errors import AddressError, ClaimContradictedError, PluginError, SurgeryError
 from surgery.families.applied import attribute, example_for, stages_for
-from surgery.families.family import Family, HeadClaim, contradicted, overlaps
+from surgery.families.family import Family, contradicted, overlaps
 from surgery.families.registry import Registry
 from surgery.graph.record import record_graph
 

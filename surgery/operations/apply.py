@@ -13,7 +13,7 @@ from torch import nn
 
 from surgery import tree
 from surgery.errors import VerificationError
-from surgery.operations import history
+from surgery.operations import history, names
 from surgery.operations.draws import Draws
 from surgery.operations.journal import Journal
 from surgery.operations.moving import placements, witnesses
@@ -96,6 +96,8 @@ def apply(model: nn.Module, plan: Plan, draws: Draws | None = None) -> Outcome:
         changed = model if root is inner else root
         new = tensors_of(plan.steps) | filled
         journal.tell_autograd()
+        if plan.classes is not None:
+            operated.names = names.exchange(changed, plan.classes)
         return Outcome(changed, plan, checks, old, new, operated)
     except BaseException as error:
         try:

@@ -55,3 +55,18 @@ def remembered(model: nn.Module) -> tuple[str, ...] | None:
     """
     found: tuple[str, ...] | None = _NAMES.get(tree.unwrap(model))  # type: ignore[no-untyped-call]
     return found
+
+
+def exchange(model: nn.Module, names: Sequence[str]) -> tuple[str, ...]:
+    """Remember other names, or none where there are none, and say what was remembered before.
+
+    Args:
+        model: any module.
+        names: the names of its classes now; empty where they have none.
+
+    Returns:
+        The names before, empty where there were none.
+    """
+    before = remembered(model)
+    remember(model, names or None)
+    return before or ()

@@ -280,5 +280,8 @@ def _notes(
     notes += staying_facts(model, known.facts, chosen, known.heads)
     kept = any(fact.kind != "count" for fact in known.facts)
     if names is not None and not kept:
-        notes.append("the model has no place for class names, so they are not stored in it")
+        notes.append(
+            "the model has no place for class names: they are remembered for this very object, "
+            "and neither copies nor files hold them"
+        )
     return tuple(notes)

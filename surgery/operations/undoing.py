@@ -16,6 +16,7 @@ from surgery.operations.content import Content
 from surgery.operations.draws import Draws
 from surgery.operations.journal import Change, Journal
 from surgery.operations.moving import Converter, Placement
+from surgery.operations.names import remember
 from surgery.operations.plan import Outcome
 from surgery.operations.writes import member
 
@@ -39,6 +40,8 @@ class Operated:
         entry: the operation's place in the history.
         also: what the same operation did to another model, undone with it.
         old: the mapping that the outcome shows.
+        names: the class names that were remembered of the model before, empty for none; None
+            where the operation is not about classes.
         over: why it cannot be undone any more, or empty.
     """
 
@@ -52,6 +55,7 @@ class Operated:
     entry: history.Entry | None = None
     also: tuple[Outcome, ...] = ()
     old: dict[str, torch.Tensor] = field(default_factory=dict)
+    names: tuple[str, ...] | None = None
     over: str = ""
 
     def release(self, reason: str) -> None:
@@ -145,6 +149,8 @@ class _Undone:
         history.standing().remove(self.entry)
         if self.operated.draws is not None:
             self.operated.draws.give_back()
+        if self.operated.names is not None:
+            remember(self.given, self.operated.names or None)
         self.operated.release("it was undone already")
 
 
