@@ -105,7 +105,9 @@ class Deferred:
             ArgumentError: the shapes differ.
         """
         place = self._places.get(self._known(name))
-        if place is None or not place[0].is_meta:
+        # What the constructor itself puts on meta is in no list: nothing can fill it but a value.
+        tensor: Any = tree.get(self.model, name) if place is None else place[0]
+        if not tensor.is_meta:
             raise AddressError(
                 "this has its values already",
                 where=name,
@@ -113,7 +115,6 @@ class Deferred:
                 found="one that has values",
                 fix="deferred.pending lists what waits",
             )
-        tensor = place[0]
         if tensor.shape != value.shape:
             raise ArgumentError(
                 "these values have another shape",

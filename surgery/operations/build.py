@@ -118,25 +118,27 @@ def build(
     check_generator(generator)
     registry = default_registry() if registry is None else registry
     resolved = resolve_target(target, registry)
+    heads: tuple[str, ...] = ()
     draws = Draws(generator)
     try:
-        deferred, handed = _constructed(resolved, num_classes, options)
-        loaded = None
-        if weights is not None:
-            source = published(weights)
-            opened = read(source.source, mmap=mmap, registry=registry)
-            matching = _matched(
-                deferred.model, opened, rename, drop, on_mismatch, min_coverage, registry
-            )
-            loaded = _load(deferred, opened, matching, source.classes)
-        initialised = deferred.pending
-        deferred.fill(generator=generator)
-        outcome = _outcome(resolved, num_classes, deferred, loaded, initialised)
-        heads: tuple[str, ...] = ()
-        if num_classes is not None and handed:
-            outcome, heads = _proven(outcome, num_classes, example, registry)
-        if num_classes is not None and not heads:
-            outcome = _replaced(outcome, num_classes, example, generator, registry)
+        # Parameters made in inference mode could never be trained.
+        with torch.inference_mode(False):
+            deferred, handed = _constructed(resolved, num_classes, options)
+            loaded = None
+            if weights is not None:
+                source = published(weights)
+                opened = read(source.source, mmap=mmap, registry=registry)
+                matching = _matched(
+                    deferred.model, opened, rename, drop, on_mismatch, min_coverage, registry
+                )
+                loaded = _load(deferred, opened, matching, source.classes)
+            initialised = deferred.pending
+            deferred.fill(generator=generator)
+            outcome = _outcome(resolved, num_classes, deferred, loaded, initialised)
+            if num_classes is not None and handed:
+                outcome, heads = _proven(outcome, num_classes, example, registry)
+            if num_classes is not None and not heads:
+                outcome = _replaced(outcome, num_classes, example, generator, registry)
         _tell(outcome, loaded, num_classes, heads)
         return outcome
     except BaseException:

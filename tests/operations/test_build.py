@@ -192,6 +192,26 @@ def test_other_dtypes_are_converted_and_channels_last_stays(trained: nn.Module):
     assert {p.dtype for p in model.parameters()} == {torch.float32}
 
 
+def test_what_a_constructor_puts_on_meta_is_filled_by_weights_alone(trained: nn.Module):
+    def elsewhere() -> nn.Module:
+        with torch.device("meta"):
+            return network()
+
+    assert_equal(trained, build(elsewhere, weights=trained).model)
+    outcome = build(elsewhere)
+    assert all(parameter.is_meta for parameter in outcome.model.parameters())
+    assert any("constructed on meta" in check.finding for check in outcome.checks)
+
+
+def test_a_model_built_in_inference_mode_can_be_trained(trained: nn.Module):
+    with torch.inference_mode():
+        model = build(network, weights={**trained.state_dict()}).model
+        drawn = build(network).model
+    for each in (model, drawn):
+        each(torch.randn(2, 3, 8, 8)).sum().backward()
+        assert each[4].weight.grad is not None
+
+
 def test_what_shares_memory_with_another_tensor_is_written_in_place():
     state = {
         "0.weight": torch.full((4, 4), 2.0),
