@@ -40,6 +40,7 @@ _NORMED = frozenset(
         *("_batch_norm_no_update", "native_layer_norm", "native_group_norm"),
     }
 )
+_PICKED = frozenset({"index", "_unsafe_index"})
 _MADE = frozenset(
     {
         *("new_full", "new_zeros", "new_ones", "new_empty", "zeros_like", "ones_like"),
@@ -127,6 +128,8 @@ def _through(graph: Graph, node: Node, found: Numbers) -> list[torch.Tensor]:
         return [given[0].reshape(node.outputs[0].shape)]
     if name in _MOVED or name in _POOLED or name.startswith("upsample"):
         return _run(graph, node, found)
+    if name in _PICKED:
+        return _picked(graph, node, found)
     if is_pointwise(node.operation):
         return _joined(node, given)
     return []
@@ -161,6 +164,22 @@ def _run(graph: Graph, node: Node, found: Numbers) -> list[torch.Tensor]:
         return []
     listed = result if isinstance(result, tuple | list) else [result]
     return [each for each in listed if isinstance(each, torch.Tensor)]
+
+
+def _picked(graph: Graph, node: Node, found: Numbers) -> list[torch.Tensor]:
+    """Entries picked by index, as resampling does: whichever, where all have one number."""
+    numbers, indices = found.get(node.inputs[0]), node.arguments[1]
+    if numbers is None or any(ref in found for ref in node.inputs[1:]):
+        return []
+    for axis, index in enumerate(indices):
+        if index is not None and not bool((numbers == numbers.narrow(axis, 0, 1)).all()):
+            return []
+    firsts = [
+        None if index is None else torch.zeros(graph.spec(index).shape, dtype=torch.long)
+        for index in indices
+    ]
+    places = [slice(None) if index is None else index for index in firsts]
+    return [numbers[tuple(places)]]
 
 
 def _joined(node: Node, given: list[torch.Tensor]) -> list[torch.Tensor]:

@@ -10,22 +10,17 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
-from torch.nn import functional
-from torch.nn.utils import parametrizations
 
 import surgery
 from surgery.errors import (
     ArgumentError,
     ClaimContradictedError,
     PlanError,
-    SurgeryError,
-    WrappedModelError,
 )
 from surgery.families.family import Family
 from surgery.families.registry import Registry
+from tests.operations.adapting import NO_PLUGINS, conv, image, refused
 from tests.operations.state import differences, state_of
-
-NO_PLUGINS = Registry.of()
 
 
 class Patches(nn.Module):
@@ -91,14 +86,6 @@ class Pair(nn.Module):
 
     def forward(self, left: Tensor, right: Tensor) -> Tensor:
         return (self.left(left) + self.right(right)).mean((2, 3))
-
-
-def conv(channels: int = 3, **options: Any) -> nn.Module:
-    return nn.Sequential(nn.Conv2d(channels, 8, 3, **options), nn.BatchNorm2d(8), nn.ReLU()).eval()
-
-
-def image(channels: int = 3) -> Tensor:
-    return torch.rand(2, channels, 16, 16, generator=torch.Generator().manual_seed(2))
 
 
 MODELS = {
@@ -216,19 +203,6 @@ def test_a_callable_makes_the_weight() -> None:
     assert torch.equal(flat.proj.weight.detach(), weight[:, 1])
 
 
-@pytest.mark.parametrize(
-    "how",
-    [
-        lambda weight, channels: weight,
-        lambda weight, channels: None,
-        lambda weight, channels: 1 / 0,
-        lambda weight, channels: weight[:, :1] * float("nan"),
-    ],
-)
-def test_a_callable_that_makes_no_weight_is_refused(how: Any) -> None:
-    refused(conv(), ArgumentError, "how", in_channels=1, how=how)
-
-
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 
 
@@ -315,7 +289,7 @@ def test_normalisation_inside_the_model_is_repeated(new: int) -> None:
 
 
 def test_normalisation_of_each_channel_by_itself_is_refused_where_channels_go() -> None:
-    refused(Normed(MEAN, STD), PlanError, "mean", in_channels=1)
+    refused(Normed(MEAN, STD), PlanError, "mean", example=image(), in_channels=1)
 
 
 def test_inputs_that_share_a_layer_change_together() -> None:
@@ -354,134 +328,6 @@ def test_the_family_decides_between_inputs_and_is_held_to_its_word() -> None:
     wrong = Registry.of(Family("wrong", (f"{Branches.__module__}.Branches",), stem=("config",)))
     with pytest.raises(ClaimContradictedError, match="wrong"):
         surgery.adapt_input(Branches(), in_channels=1, example=image(), registry=wrong)
-
-
-class Twice(nn.Module):
-    """The first layer again, further on."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(3, 3, 3, padding=1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.conv(self.conv(x).relu()).mean((2, 3))
-
-
-class ByNumber(nn.Module):
-    """Takes the channels apart."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(3, 3, 3)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = torch.stack([x[:, 0] * 2, x[:, 1], x[:, 2] / 2], 1)
-        return self.conv(x).mean((2, 3))
-
-
-class Residual(nn.Module):
-    """Gives a picture back."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(3, 3, 3, padding=1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x + self.conv(x)
-
-
-class Averaged(nn.Module):
-    """Mixes the channels before any layer does."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(1, 3, 3, padding=1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.conv(x.mean(1, keepdim=True)).mean((2, 3))
-
-
-class Embedded(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.table = nn.Embedding(7, 4)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.table(x).mean(1)
-
-
-class Computed(nn.Module):
-    """A weight that is scaled before it is used."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.randn(4, 3, 3, 3))
-
-    def forward(self, x: Tensor) -> Tensor:
-        weight = self.weight / self.weight.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
-        return functional.conv2d(x, weight).mean((2, 3))
-
-
-REFUSED = {
-    "depthwise": (lambda: nn.Conv2d(3, 6, 3, groups=3), "groups"),
-    "used twice": (Twice, "further on"),
-    "by number": (ByNumber, "one by one"),
-    "the picture comes back": (Residual, "no longer runs"),
-    "mixed before": (Averaged, "traced|no layer"),
-    "weight norm": (lambda: parametrizations.weight_norm(nn.Conv2d(3, 4, 3)), "no layer|computed"),
-    "scaled weight": (Computed, "computed"),
-    "no layer": (nn.ReLU, "no layer"),
-}
-
-
-@pytest.mark.parametrize("name", REFUSED)
-def test_what_cannot_follow_is_refused(name: str) -> None:
-    build, match = REFUSED[name]
-    refused(build(), PlanError, match, in_channels=2)
-
-
-def test_tokens_have_no_channels() -> None:
-    refused(Embedded(), PlanError, "no layer", in_channels=1, example=torch.zeros(2, 3).long())
-
-
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        {},
-        {"in_channels": 0},
-        {"in_channels": -1},
-        {"in_channels": True},
-        {"in_channels": 1.0},
-        {"in_channels": "1"},
-        {"in_channels": 1, "how": "mean"},
-        {"in_channels": 1, "how": nn.Conv2d},
-        {"in_channels": 1, "mean": 0.5},
-        {"in_channels": 1, "mean": ([0.1, 0.2], 0.5)},
-        {"in_channels": 1, "std": (0.1, 0.0)},
-        {"in_channels": 1, "std": (0.1, float("nan"))},
-        {"in_channels": 1, "std": (0.1, True)},
-        {"in_channels": 1, "std": (0.1, "a")},
-        {"in_channels": 1, "std": (0.1, 0.2), "how": lambda weight, channels: weight[:, :1]},
-    ],
-)
-def test_a_wrong_argument_is_refused(arguments: dict[str, Any]) -> None:
-    error = refused(conv(), ArgumentError, None, **arguments)
-    assert error.where
-
-
-def refused(model: nn.Module, kind: type[SurgeryError], match: str | None, **arguments: Any) -> Any:
-    """Refused, with a next step, and nothing moved."""
-    arguments = {"example": image(), "registry": NO_PLUGINS, **arguments}
-    before = state_of(model)
-    with pytest.raises(kind, match=match) as caught:
-        surgery.adapt_input(model, **arguments)
-    assert caught.value.fix
-    assert not differences(before, state_of(model))
-    return caught.value
-
-
-def test_a_wrapped_model_is_refused() -> None:
-    refused(nn.DataParallel(conv()), WrappedModelError, None, in_channels=1)
 
 
 def test_a_dry_run_touches_nothing() -> None:

@@ -24,7 +24,6 @@ from surgery.errors import (
     ClaimContradictedError,
     PlanError,
     PluginError,
-    SurgeryError,
 )
 from surgery.families.family import Family
 from surgery.families.registry import Registry
@@ -36,6 +35,7 @@ from surgery.families.resizing import (
     RelativePositions,
     check_multiple,
 )
+from tests.operations.adapting import refused
 from tests.operations.state import differences, state_of
 
 REGISTRY = Registry.of(
@@ -342,16 +342,3 @@ def test_a_broken_family_is_named() -> None:
     assert "ZeroDivisionError" in str(error)
     with pytest.raises(PluginError, match="resize"):
         Family("broken", ("a.B",), resize="image_size")  # type: ignore[arg-type]
-
-
-def refused(
-    model: nn.Module, kind: type[SurgeryError], match: str | None, **arguments: Any
-) -> SurgeryError:
-    """Refused, with a next step, and nothing moved."""
-    arguments = {"registry": Registry.of(), **arguments}
-    before = state_of(model)
-    with pytest.raises(kind, match=match) as caught:
-        surgery.adapt_input(model, **arguments)
-    assert caught.value.fix
-    assert not differences(before, state_of(model))
-    return caught.value

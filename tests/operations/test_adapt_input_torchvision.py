@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from surgery_plugins import video
 from torch import Tensor, nn
 from torchvision import models
 
@@ -24,7 +25,7 @@ from tests.test_heads_torchvision import (
 
 # The smallest images that a family takes; 64 for all others.
 SIDES = {"inception": 96, "quantized_inception": 96, "maxvit": 224, "s3d": 224}
-FRAMES = {"s3d": 16}
+FRAMES = {"s3d": 16, "mvit": 16}
 
 
 def of(table: dict[str, int], name: str, default: int) -> int:
@@ -50,12 +51,12 @@ def build(name: str) -> tuple[nn.Module, Tensor]:
         settings["quantize"] = False
     if name in SEGMENTATION:
         settings["weights_backbone"] = None
-    if name.startswith("mvit"):
-        settings |= {"spatial_size": (64, 64), "temporal_size": 4}
     if name.startswith("vit"):
         settings["image_size"] = 56 if name.endswith("14") else 64
     torch.manual_seed(0)
     model = lively(models.get_model(name, num_classes=10, **settings))
+    if name.startswith("mvit"):
+        surgery.adapt_input(model, image_size=64, registry=Registry.of(video.MVIT))
     side = settings.get("image_size", of(SIDES, name, 64))
     frames = (of(FRAMES, name, 4),) if name in VIDEO else ()
     return model, torch.rand(1, 1, *frames, side, side, dtype=torch.float64)
