@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from surgery.families import Family, HeadClaim, hookimpl
 from surgery_plugins.building import builder
 from surgery_plugins.grouping import group
+from surgery_plugins.static_padding import resize
 
 if TYPE_CHECKING:
     from torch import nn
@@ -107,6 +108,7 @@ FAMILY = Family(
         for variant, depth in DEPTHS
     },
     sync=("_global_params.num_classes",),
+    resize=resize,
     catalog={f"efficientnet-{variant}": f"{__name__}:builders.{variant}" for variant in VARIANTS},
 )
 

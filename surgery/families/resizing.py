@@ -25,7 +25,7 @@ class Fixed:
 
     Args:
         module: address of the module that holds it; empty for the model itself.
-        name: the attribute.
+        name: the attribute, or a path of attributes.
         value: what it becomes.
     """
 

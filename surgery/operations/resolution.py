@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from surgery import tree
 from surgery.errors import AddressError, ArgumentError, ClaimContradictedError, PlanError
+from surgery.families.applied import attribute
 from surgery.families.resizing import (
     Exchanged,
     Fixed,
@@ -22,6 +23,8 @@ from surgery.families.resizing import (
 )
 from surgery.operations.channels import attribute_step, exact, lost_hooks, tensor_step
 from surgery.operations.plan import Step
+
+_MISSING = object()
 
 
 def check_size(size: object) -> tuple[int, int] | None:
@@ -97,9 +100,9 @@ def _steps(
 ) -> Iterator[Step]:
     if isinstance(follower, Fixed):
         module = _module(model, follower.module)
-        if not hasattr(module, follower.name):
-            raise _contradicted(f"{follower.module}.{follower.name}", "an attribute", "nothing")
-        old = getattr(module, follower.name)
+        old = attribute(module, follower.name, _MISSING)
+        if old is _MISSING:
+            raise _contradicted(tree.join(follower.module, follower.name), "a value", "nothing")
         if old != follower.value or type(old) is not type(follower.value):
             yield attribute_step(follower.module, follower.name, old, follower.value)
     elif isinstance(follower, Positions):

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from surgery_plugins import maxvit, swin, video, vision_transformer
+from efficientnet_pytorch import EfficientNet
+from surgery_plugins import efficientnet_pytorch, maxvit, swin, video, vision_transformer
 from torch import Tensor, nn
 from torch.nn import functional
 from torchvision import models
@@ -201,6 +202,25 @@ def test_channels_and_size_in_one() -> None:
     assert model(torch.rand(2, 1, 96, 96)).shape == (2, 5)
     outcome.undo()
     assert not differences(before, state_of(model, process=False))
+
+
+@pytest.mark.parametrize("new", [97, (65, 128)])
+def test_padding_for_one_size_follows(new: Any) -> None:
+    """An odd size pads differently, and a wrong padding answers differently."""
+    name, registry = "efficientnet-b0", Registry.of(efficientnet_pytorch.FAMILY)
+    size = new if isinstance(new, tuple) else (new, new)
+    model = EfficientNet.from_name(name, image_size=64, num_classes=5).eval()
+    fresh = EfficientNet.from_name(name, image_size=size, num_classes=5).eval()
+    fresh.load_state_dict(model.state_dict())
+    paddings = str(model)
+    outcome = surgery.adapt_input(
+        model, image_size=new, example=torch.zeros(2, 3, 64, 64), registry=registry
+    )
+    image = torch.rand(1, 3, *size)
+    assert torch.equal(model.extract_features(image), fresh.extract_features(image))
+    assert str(model) == str(fresh)
+    outcome.undo()
+    assert str(model) == paddings
 
 
 class Free(nn.Module):
