@@ -11,7 +11,7 @@ import torch
 
 from surgery import tree
 from surgery.errors import AddressError, ClaimContradictedError, PluginError, SurgeryError
-from surgery.families.applied import attribute, example_for, stages_for
+from surgery.families.applied import attribute, example_for, stages_for, stem_for
 from surgery.families.family import Family, contradicted, overlaps
 from surgery.families.registry import Registry
 from surgery.graph.record import record_graph
@@ -219,7 +219,8 @@ def _check_places(family: Family, name: str, model: nn.Module, example: Example 
             found="None",
             fix="example=(2, 3, 224, 224)",
         )
-    steps = [("stem", family.stem)] if family.stem else []
+    stem = stem_for(family, model)
+    steps = [("stem", stem)] if stem else []
     steps += [(f"stages[{i}]", stage) for i, stage in enumerate(stages_for(family, model))]
     places = [(label, address) for label, addresses in steps for address in addresses]
     for label, address in places:
@@ -245,11 +246,11 @@ def _check_places(family: Family, name: str, model: nn.Module, example: Example 
             )
     graph = record_graph(model, example, train=False)
     _check_order(family, name, graph, steps)
-    if family.stem and not _takes_input(graph, family.stem[0]):
+    if stem and not _takes_input(graph, stem[0]):
         raise contradicted(
             family,
-            f"{name}: {family.stem[0]} reads what other layers made",
-            expected=f"the input reaches {family.stem[0]!r} (stem) first",
+            f"{name}: {stem[0]} reads what other layers made",
+            expected=f"the input reaches {stem[0]!r} (stem) first",
         )
 
 

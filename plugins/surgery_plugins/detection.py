@@ -17,9 +17,11 @@ from surgery_plugins.building import builder
 from surgery_plugins.detection_layers import (
     dense_example,
     dense_stages,
+    pyramid_stem,
     rcnn_example,
     rcnn_stages,
     ssd_stages,
+    ssd_stem,
 )
 
 TARGET = "torchvision.models.detection"
@@ -35,13 +37,12 @@ RCNN_NAMES = (
     "keypointrcnn_resnet50_fpn",
 )
 DENSE_NAMES = ("retinanet_resnet50_fpn", "retinanet_resnet50_fpn_v2", "fcos_resnet50_fpn")
-SSD_NAMES = ("ssd300_vgg16",)
-SSDLITE_NAMES = ("ssdlite320_mobilenet_v3_large",)
+SSD_NAMES = ("ssd300_vgg16", "ssdlite320_mobilenet_v3_large")
 
 builders = SimpleNamespace(
     **{
         name: builder(f"{TARGET}:{name}", weights_backbone=None)
-        for name in (*RCNN_NAMES, *DENSE_NAMES, *SSD_NAMES, *SSDLITE_NAMES)
+        for name in (*RCNN_NAMES, *DENSE_NAMES, *SSD_NAMES)
     }
 )
 
@@ -73,6 +74,7 @@ RCNN = Family(
         ),
     ),
     background=BACKGROUND,
+    stem=pyramid_stem,
     stages=rcnn_stages,
     catalog=catalog(*RCNN_NAMES),
 )
@@ -91,7 +93,9 @@ DENSE = Family(
         ),
     ),
     background=BACKGROUND,
+    stem=pyramid_stem,
     stages=dense_stages,
+    renames={"version 1": ((r"(_head\.conv\.\d)\.(?=weight|bias)", r"\1.0."),)},
     sync=("head.classification_head.num_classes",),
     catalog=catalog(*DENSE_NAMES),
 )
@@ -103,9 +107,10 @@ SSD = Family(
     example=dense_example,
     heads=(HeadClaim("head.classification_head", init=("xavier_uniform_",), bias=0.0),),
     background=BACKGROUND,
+    stem=ssd_stem,
     stages=ssd_stages,
     sync=("head.classification_head.num_columns",),
-    catalog=catalog(*SSD_NAMES, *SSDLITE_NAMES),
+    catalog=catalog(*SSD_NAMES),
 )
 
 

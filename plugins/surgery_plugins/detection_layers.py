@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from surgery_plugins.grouping import coarsens, group, pools
+from surgery_plugins.grouping import always, coarsens, group, pools, stem_of
 from surgery_plugins.inputs import samples
 
 if TYPE_CHECKING:
@@ -105,10 +105,27 @@ def dense_stages(model: nn.Module) -> Stages:
 
 def ssd_stages(model: Any) -> Stages:
     """The backbone, its further maps, and what predicts boxes."""
-    trunk = group(model, "backbone.features", pools)
+    (stem,) = ssd_stem(model)
+    inside = stem.count(".") > 2
+    first = group(model, "backbone.features.0", always, without=(stem,)) if inside else ()
+    begun = ("backbone.features.0",) if inside else (stem,)
+    trunk = (*first, *group(model, "backbone.features", pools, without=begun))
     more = [f"backbone.{name}" for name, _ in model.backbone.named_parameters(recurse=False)]
     return (*trunk, (*more, "backbone.extra"), ("head.regression_head",))
 
 
+def pyramid_stem(model: nn.Module) -> tuple[str, ...]:
+    """What of the backbone reads the images."""
+    return stem_of(model, "backbone.body")
+
+
+def ssd_stem(model: nn.Module) -> tuple[str, ...]:
+    """The first convolution, or the first block with its norm."""
+    features = model.get_submodule("backbone.features.0")
+    inner = [f"backbone.features.0.{name}" for name, _ in features.named_children()]
+    return tuple(inner[:1]) or ("backbone.features.0",)
+
+
 def _pyramid(model: nn.Module) -> Stages:
-    return (*group(model, "backbone.body", coarsens), ("backbone.fpn",))
+    trunk = group(model, "backbone.body", coarsens, without=pyramid_stem(model))
+    return (*trunk, ("backbone.fpn",))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import takewhile
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -24,6 +25,21 @@ def halves(layer: nn.Module) -> bool:
 def coarsens(layer: nn.Module) -> bool:
     """Whether a child of a backbone begins a stage: a whole one of ResNet, or such a block."""
     return halves(layer) or type(layer).__name__ == "Sequential"
+
+
+def stem_of(model: nn.Module, address: str) -> tuple[str, ...]:
+    """The layer of a backbone that reads the input, with the normalisation behind it.
+
+    Example:
+        >>> from torch import nn
+        >>> from surgery_plugins.grouping import stem_of
+        >>> body = {"conv": nn.Conv2d(3, 4, 3), "bn": nn.BatchNorm2d(4), "layer": nn.Sequential()}
+        >>> stem_of(nn.ModuleDict({"backbone": nn.ModuleDict(body)}), "backbone")
+        ('backbone.conv', 'backbone.bn')
+    """
+    first, *others = model.get_submodule(address).named_children()
+    norms = takewhile(lambda named: "Norm" in type(named[1]).__name__, others)
+    return tuple(f"{address}.{name}" for name, _ in (first, *norms))
 
 
 def always(layer: nn.Module) -> bool:

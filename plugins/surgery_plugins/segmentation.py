@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from surgery.families import Family, HeadClaim, hookimpl
 from surgery_plugins.building import builder
-from surgery_plugins.grouping import coarsens, group, halves
+from surgery_plugins.grouping import coarsens, group, halves, stem_of
 from surgery_plugins.inputs import samples
 
 if TYPE_CHECKING:
@@ -49,9 +49,14 @@ def example(model: Any) -> Example:
 
 
 def stages(model: nn.Module) -> Stages:
-    """The backbone, whose first stage holds its stem, then the body of the classifier."""
+    """The backbone, then the body of the classifier."""
     body = group(model, "classifier", lambda layer: False, without=("classifier.4",))
-    return (*group(model, "backbone", coarsens), *body)
+    return (*group(model, "backbone", coarsens, without=stem(model)), *body)
+
+
+def stem(model: nn.Module) -> tuple[str, ...]:
+    """What of the backbone reads the images."""
+    return stem_of(model, "backbone")
 
 
 def lraspp_stages(model: nn.Module) -> Stages:
@@ -69,6 +74,7 @@ FAMILY = Family(
     packages=("torchvision",),
     example=example,
     heads=(HeadClaim("classifier.4"), HeadClaim("aux_classifier", "aux")),
+    stem=stem,
     stages=stages,
     catalog={
         name: f"{__name__}:builders.{name}" for name in (*PLAIN, *(f"{name}_aux" for name in PLAIN))

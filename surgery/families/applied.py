@@ -1,11 +1,11 @@
-"""A family applied to one model at hand: its example input and its stages."""
+"""A family applied to one model at hand: its example input, its stem and its stages."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from surgery.errors import PluginError
-from surgery.families.family import Family, Stages
+from surgery.families.family import Family, Stages, Stem
 
 if TYPE_CHECKING:
     import torch
@@ -85,11 +85,39 @@ def stages_for(family: Family, model: nn.Module) -> Stages:
         return family.stages
     stages = _call(family, "stages", family.stages, tree.unwrap(model))
     if not isinstance(stages, tuple) or not all(
-        isinstance(stage, tuple) and stage and all(isinstance(item, str) and item for item in stage)
-        for stage in stages
+        stage and _are_addresses(stage) for stage in stages
     ):
         raise _wrong(family, "stages", "a tuple with a tuple of addresses for each stage", stages)
     return stages
+
+
+def stem_for(family: Family, model: nn.Module) -> Stem:
+    """The addresses of this model's part before the first stage.
+
+    Args:
+        family: the family that claimed the model.
+        model: the model; a wrapped one is reached through.
+
+    Raises:
+        PluginError: the family's callable raised, or returned something else than a tuple of
+            addresses.
+
+    Example:
+        >>> from torch import nn
+        >>> from surgery.families.applied import stem_for
+        >>> from surgery.families.family import Family
+        >>> family = Family("line", ("torch.nn.modules.linear.Linear",), stem=lambda model: ("a",))
+        >>> stem_for(family, nn.Linear(5, 1))
+        ('a',)
+    """
+    from surgery import tree
+
+    if not callable(family.stem):
+        return family.stem
+    stem = _call(family, "stem", family.stem, tree.unwrap(model))
+    if not _are_addresses(stem):
+        raise _wrong(family, "stem", "a tuple of addresses", stem)
+    return cast("Stem", stem)
 
 
 def attribute(model: object, path: str, default: Any = None) -> Any:
@@ -101,6 +129,10 @@ def attribute(model: object, path: str, default: Any = None) -> Any:
         if value is _MISSING:
             return default
     return value
+
+
+def _are_addresses(value: object) -> bool:
+    return isinstance(value, tuple) and all(isinstance(item, str) and item for item in value)
 
 
 def _size(family: Family, model: nn.Module, path: str) -> int:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 HeadRole: TypeAlias = Literal["main", "aux", "distillation", "projection", "coupled", "keypoints"]
 Stages: TypeAlias = "tuple[tuple[str, ...], ...]"
+Stem: TypeAlias = "tuple[str, ...]"
 ExampleSpec: TypeAlias = "Callable[[nn.Module], Example] | tuple[int | str, ...]"
 Rules: TypeAlias = "tuple[tuple[str, str], ...]"
 
@@ -130,7 +131,8 @@ class Family:
             classes; empty where they do not.
         stages: the trunk in the order of execution, a tuple of addresses for each stage, for
             freezing and for layer-wise learning rates; or a callable from the model to that.
-        stem: addresses of the part before the first stage, the layer that takes the input first.
+        stem: addresses of the part before the first stage, the layer that takes the input first;
+            or a callable from the model to that.
             Stem, stages and heads together hold every parameter, and none twice.
         sync: paths of attributes that must equal the number of classes, ``config.num_labels``.
         resize: for models that are made for one size of images: a callable from the model and the
@@ -166,7 +168,7 @@ class Family:
     headless: bool = False
     background: str = ""
     stages: Stages | Callable[[nn.Module], Stages] = ()
-    stem: tuple[str, ...] = ()
+    stem: Stem | Callable[[nn.Module], Stem] = ()
     sync: tuple[str, ...] = ()
     resize: Resize | None = None
     renames: Mapping[str, Rules] = field(default_factory=dict, hash=False)
@@ -299,9 +301,10 @@ class Family:
                 self.background,
                 "background='__background__'",
             )
-        self._check_strings("stem", self.stem, "conv1")
         places = [("heads", head.address) for head in self.heads]
-        places += [("stem", address) for address in self.stem]
+        if not callable(self.stem):
+            stem = self._check_strings("stem", self.stem, "conv1")
+            places += [("stem", address) for address in stem]
         if not callable(self.stages):
             places += [("stages", address) for stage in self._checked_stages() for address in stage]
         for name, address in places:

@@ -10,7 +10,8 @@ from torch import nn
 
 from surgery import tree
 from surgery.errors import ArgumentError, ClaimContradictedError, PlanError, RecordError
-from surgery.families.family import Family
+from surgery.families.applied import stem_for
+from surgery.families.family import Family, Stem
 from surgery.families.registry import Registry, default_registry
 from surgery.families.resizing import followers_for
 from surgery.graph.entrance import find_entrances
@@ -115,7 +116,8 @@ def adapt_input(
         resolved = resolve_example(model, example, registry=known)
         graphs, notes = _record(inner, resolved)
         family = known.claim(model)
-        openings = _openings(graphs, inputs, family)
+        stem = () if family is None else stem_for(family, inner)
+        openings = _openings(graphs, inputs, family, stem)
         old = openings[0].entrance.channels
         new = old if in_channels is None else in_channels
         recipe = make_recipe(old, new, how, mean, std)
@@ -202,13 +204,14 @@ def _openings(
     graphs: Mapping[str, Graph],
     inputs: str | Sequence[str] | None,
     family: Family | None,
+    stem: Stem,
 ) -> list[Opening]:
     """The first layers behind the inputs that are meant, in every recording."""
     seen = {mode: find_entrances(graph) for mode, graph in graphs.items()}
     groups = _groups(seen.values())
     if not groups:
         raise _no_entrance(seen.values())
-    chosen = _chosen(groups, inputs, family)
+    chosen = _chosen(groups, inputs, stem)
     for entrances in seen.values():
         for unseen in entrances.unseen:
             if unseen.path in chosen:
@@ -235,7 +238,7 @@ def _openings(
             found=", ".join(f"{o.entrance.path}: {o.entrance.channels}" for o in openings),
             fix=f"surgery.adapt_input(model, in_channels=1, inputs={openings[0].entrance.path!r})",
         )
-    _check_stem(openings, family)
+    _check_stem(openings, family, stem)
     return openings
 
 
@@ -260,7 +263,7 @@ def _groups(seen: Any) -> list[dict[str, set[tuple[str, ...]]]]:
 def _chosen(
     groups: list[dict[str, set[tuple[str, ...]]]],
     inputs: str | Sequence[str] | None,
-    family: Family | None,
+    stem: Stem,
 ) -> set[str]:
     """The paths of the inputs that are meant."""
     known = [path for group in groups for path in group]
@@ -271,11 +274,11 @@ def _chosen(
         if wrong or not spelt:
             raise _which(groups, f"{wrong or inputs!r}")
         return {path for group in groups if not group.keys().isdisjoint(spelt) for path in group}
-    if len(groups) > 1 and family is not None and family.stem:
+    if len(groups) > 1 and stem:
         inside = [
             group
             for group in groups
-            if any(_in_stem(family, weight) for weights in group.values() for weight in weights)
+            if any(_in_stem(stem, weight) for weights in group.values() for weight in weights)
         ]
         groups = inside if len(inside) == 1 else groups
     if len(groups) > 1:
@@ -283,11 +286,9 @@ def _chosen(
     return set(groups[0])
 
 
-def _in_stem(family: Family, weight: tuple[str, ...]) -> bool:
+def _in_stem(stem: Stem, weight: tuple[str, ...]) -> bool:
     return any(
-        address == stem or address.startswith(f"{stem}.")
-        for address in weight
-        for stem in family.stem
+        address == place or address.startswith(f"{place}.") for address in weight for place in stem
     )
 
 
@@ -322,14 +323,14 @@ def _no_entrance(seen: Any) -> PlanError:
     )
 
 
-def _check_stem(openings: Sequence[Opening], family: Family | None) -> None:
-    if family is None or not family.stem:
+def _check_stem(openings: Sequence[Opening], family: Family | None, stem: Stem) -> None:
+    if family is None or not stem:
         return
-    if not any(_in_stem(family, opening.entrance.weight) for opening in openings):
+    if not any(_in_stem(stem, opening.entrance.weight) for opening in openings):
         raise ClaimContradictedError(
             f"the graph shows other first layers than family {family.name!r} says",
             where=f"Family({family.name!r}).stem",
-            expected=", ".join(family.stem),
+            expected=", ".join(stem),
             found=", ".join(opening.entrance.weight[0] for opening in openings),
             fix="correct the claim, and run surgery.testing.check_family(family)",
         )

@@ -11,7 +11,7 @@ from torch import nn
 
 from surgery import tree
 from surgery.errors import ArgumentError
-from surgery.families.applied import stages_for
+from surgery.families.applied import stages_for, stem_for
 from surgery.families.registry import Registry, default_registry
 from surgery.heads import find_heads
 
@@ -86,7 +86,8 @@ def first_stages(model: nn.Module, count: object, registry: Registry | None) -> 
             found=repr(count),
             fix=f"surgery.freeze(model, stages={len(stages) - 1})",
         )
-    return (*family.stem, *(address for stage in stages[:count] for address in stage))
+    stem = stem_for(family, model)
+    return (*stem, *(address for stage in stages[:count] for address in stage))
 
 
 def listed(patterns: Patterns) -> tuple[Any, ...]:

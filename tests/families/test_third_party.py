@@ -44,12 +44,13 @@ print(json.dumps(answer))
 FAMILY = ("tinynet.py", "surgery_tinynet.py", "pyproject.toml", "test_tinynet.py")
 HEADS = ("tinyheads.py", "surgery_tinyheads.py", "test_tinyheads.py")
 SUBCLASS = ("tinyresnet.py", "surgery_tinyresnet.py")
+DETECTOR = ("tinydetector.py", "surgery_tinydetector.py")
 
 
 def manual() -> dict[str, str]:
     """The files of the manual: every fence whose first line is the name of a file."""
     fences = re.findall(r"^```\w+\n# (\S+)\n(.*?)^```$", MANUAL.read_text("utf-8"), re.S | re.M)
-    assert [name for name, _ in fences] == [*FAMILY, *HEADS, *SUBCLASS]
+    assert [name for name, _ in fences] == [*FAMILY, *HEADS, *SUBCLASS, *DETECTOR]
     return dict(fences)
 
 
@@ -213,6 +214,38 @@ def test_a_claim_of_the_manual_on_a_subclass_beats_ours_until_it_is_disabled(tmp
         [*theirs, None],
         [None] * 3,
         7,
+    ]
+
+
+DETECT = """
+import surgery, torch
+from surgery.errors import ArgumentError
+from surgery.testing import check_family
+from surgery_tinydetector import FAMILY
+from tinydetector import TinyDetector
+
+assert check_family(FAMILY) == ("tinydetector",)
+model = TinyDetector()
+old = model.boxes.weight.detach().clone()
+outcome = surgery.replace_head(model, 7, keep={0: 0, 3: 9})
+print(model.scores.out_features, model.boxes.out_features)
+print(torch.equal(model.boxes.weight[12:16], old[36:40]))
+print(sum("was not recorded" in note for note in outcome.plan.notes))
+try:
+    surgery.replace_head(model, classes=["cat", "dog"])
+except ArgumentError as error:
+    print(error.fix)
+"""
+
+
+def test_the_detector_of_the_manual_changes_both_layers(tmp_path: Path):
+    written_in_the_manual(tmp_path, DETECTOR)
+    installed(tmp_path, "surgery-tinydetector", tinydetector="surgery_tinydetector")
+    assert run(tmp_path, DETECT).splitlines() == [
+        "7 28",
+        "True",
+        "1",
+        "classes=['__background__', 'cat', 'dog']",
     ]
 
 

@@ -375,7 +375,7 @@ WRONG: list[dict[str, object]] = [
 ]
 
 
-@pytest.mark.parametrize("options", WRONG, ids=str)
+@pytest.mark.parametrize("options", WRONG, ids=lambda options: "-".join(options))
 def test_a_wrong_argument_is_an_error_with_a_next_step(options: dict[str, object]):
     with pytest.raises(ArgumentError) as caught:
         match(RESNET, RESNET, **options)  # type: ignore[arg-type]
