@@ -14,11 +14,10 @@ from types import SimpleNamespace
 
 from surgery.families import Family, HeadClaim, hookimpl
 from surgery_plugins.building import builder
-from surgery_plugins.detection_layers import (
-    dense_example,
+from surgery_plugins.detection_layers import dense_example, rcnn_example
+from surgery_plugins.detection_stages import (
     dense_stages,
     pyramid_stem,
-    rcnn_example,
     rcnn_stages,
     ssd_stages,
     ssd_stem,

@@ -1,4 +1,4 @@
-"""The layers of torchvision's detectors, run without what chooses between boxes; their stages.
+"""The layers of torchvision's detectors, run without what chooses between boxes.
 
 Proposals, box matching and non-maximum suppression depend on values and hold no parameter. Left
 out, a detector is recorded like any other model: the region heads are run on the whole image in
@@ -10,13 +10,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from surgery_plugins.grouping import always, coarsens, group, pools, stem_of
 from surgery_plugins.inputs import samples
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
 
-    from surgery.families.family import Stages
     from surgery.graph.example import Example
 
 
@@ -85,47 +83,3 @@ def dense_example(model: Any) -> Example:
 def _targets(images: list[Tensor]) -> list[dict[str, Tensor]]:
     box = images[0].new_tensor([[8.0, 8.0, 40.0, 40.0]])
     return [{"boxes": box, "labels": box.new_ones(1).long()} for _ in images]
-
-
-def rcnn_stages(model: Any) -> Stages:
-    """The backbone, the pyramid, the proposals, and what the predictors read."""
-    heads = model.roi_heads
-    regions = ["roi_heads.box_head"]
-    if heads.mask_predictor is not None:
-        regions += ["roi_heads.mask_head", "roi_heads.mask_predictor.conv5_mask"]
-    if heads.keypoint_predictor is not None:
-        regions.append("roi_heads.keypoint_head")
-    return (*_pyramid(model), ("rpn",), tuple(regions))
-
-
-def dense_stages(model: nn.Module) -> Stages:
-    """The backbone, the pyramid, and the two towers over each of its maps."""
-    return (*_pyramid(model), ("head.classification_head.conv", "head.regression_head"))
-
-
-def ssd_stages(model: Any) -> Stages:
-    """The backbone, its further maps, and what predicts boxes."""
-    (stem,) = ssd_stem(model)
-    inside = stem.count(".") > 2
-    first = group(model, "backbone.features.0", always, without=(stem,)) if inside else ()
-    begun = ("backbone.features.0",) if inside else (stem,)
-    trunk = (*first, *group(model, "backbone.features", pools, without=begun))
-    more = [f"backbone.{name}" for name, _ in model.backbone.named_parameters(recurse=False)]
-    return (*trunk, (*more, "backbone.extra"), ("head.regression_head",))
-
-
-def pyramid_stem(model: nn.Module) -> tuple[str, ...]:
-    """What of the backbone reads the images."""
-    return stem_of(model, "backbone.body")
-
-
-def ssd_stem(model: nn.Module) -> tuple[str, ...]:
-    """The first convolution, or the first block with its norm."""
-    features = model.get_submodule("backbone.features.0")
-    inner = [f"backbone.features.0.{name}" for name, _ in features.named_children()]
-    return tuple(inner[:1]) or ("backbone.features.0",)
-
-
-def _pyramid(model: nn.Module) -> Stages:
-    trunk = group(model, "backbone.body", coarsens, without=pyramid_stem(model))
-    return (*trunk, ("backbone.fpn",))
