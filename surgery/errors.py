@@ -172,3 +172,7 @@ class ClaimContradictedError(PluginError):
 
 class UncorroboratedWarning(UserWarning):
     """A layer was taken for the head on the word of the graph alone."""
+
+
+class PartialLoadWarning(UserWarning):
+    """Some tensors were not loaded: of another shape, or not in the source."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import torch
 from torch import nn
@@ -29,7 +31,7 @@ class Arrival:
             that is the very same memory.
         gift: what it gets.
         content: its values, brought to the recipient's shape.
-        adapted: whether a callable made them.
+        adapted: whether they were made for the recipient's shape.
     """
 
     entry: tree.Entry
@@ -52,11 +54,15 @@ class Arrivals:
     skipped: tuple[Mismatch, ...]
 
 
+Adapt: TypeAlias = Callable[[Mismatch, torch.Tensor, torch.Tensor], torch.Tensor]
+
+
 def arrivals_of(
     donor: Donor,
     recipient: nn.Module,
     pairs: Iterable[Pair],
     policy: Callable[[str], Policy],
+    adapt: Adapt | None = None,
 ) -> Arrivals:
     """Bring the tensors of a donor to those of a recipient.
 
@@ -65,6 +71,8 @@ def arrivals_of(
         recipient: the model that gets them.
         pairs: their addresses.
         policy: what to do where shapes differ, by address in the recipient.
+        adapt: what ``"adapt"`` makes of a tensor of another shape: from where it goes, and copies
+            of the donor's and of the recipient's tensor.
 
     Raises:
         PlanError: two different tensors for one place, shapes that differ, or no values.
@@ -88,7 +96,7 @@ def arrivals_of(
         content, shape = gift.content, tuple(entries[0].tensor.shape)
         if gift.shape != shape:
             mismatch = Mismatch(address, gift.address, shape, gift.shape, policy(address))
-            made = _fitted(mismatch, gift, donor, entries[0].tensor)
+            made = _fitted(mismatch, gift, donor, entries[0].tensor, adapt)
             if made is None:
                 mismatched.append(mismatch)
                 continue
@@ -119,10 +127,12 @@ def _check_one(gifts: list[tuple[str, Gift]]) -> None:
         )
 
 
-def _fitted(mismatch: Mismatch, gift: Gift, donor: Donor, here: torch.Tensor) -> Content | None:
+def _fitted(
+    mismatch: Mismatch, gift: Gift, donor: Donor, here: torch.Tensor, adapt: Adapt | None
+) -> Content | None:
     """What a policy makes of a tensor of another shape; None where it stays out."""
     policy = mismatch.policy
-    if policy == "adapt":
+    if policy == "adapt" and adapt is None:
         raise ArgumentError(
             "transplant does not know how this tensor would be adapted",
             where=f"on_mismatch at {mismatch.key}",
@@ -130,11 +140,16 @@ def _fitted(mismatch: Mismatch, gift: Gift, donor: Donor, here: torch.Tensor) ->
             found=str(mismatch.found),
             fix="on_mismatch=lambda address, theirs, ours: theirs[: len(ours)]",
         )
-    if not callable(policy):
+    how: Callable[..., object] | None = policy if callable(policy) else None
+    if policy == "adapt" and adapt is not None:
+        how = functools.partial(adapt, mismatch)
+    elif how is not None:
+        how = functools.partial(how, mismatch.key)
+    if how is None:
         return None
     check_readable(gift, donor)
     with torch.no_grad():
-        made = policy(mismatch.key, gift.content.read().clone(), here.detach().clone())
+        made = how(gift.content.read().clone(), here.detach().clone())
     if made is None:
         return None
     if not isinstance(made, torch.Tensor) or made.shape != here.shape or unreadable(made):
@@ -225,17 +240,8 @@ def check_writable(arrival: Arrival, donor: Donor) -> None:
     """
     if not arrival.adapted:
         check_readable(arrival.gift, donor)
-    tensor = arrival.entry.tensor
-    what = unreadable(tensor)
-    if what is not None:
-        raise PlanError(
-            f"the recipient's tensor {what[0]}, and values cannot be written into it",
-            where=arrival.address,
-            expected="a plain tensor with memory",
-            found=what[1],
-            fix="recipient.to_empty(device='cpu') first" if tensor.is_meta else what[2],
-        )
-    theirs, ours = arrival.gift.dtype, tensor.dtype
+    check_plain(arrival.entry.tensor, arrival.address)
+    theirs, ours = arrival.gift.dtype, arrival.entry.tensor.dtype
     kinds = [_kind(dtype) for dtype in (theirs, ours)]
     if kinds[0] > kinds[1]:
         raise PlanError(
@@ -244,6 +250,23 @@ def check_writable(arrival: Arrival, donor: Donor) -> None:
             expected=f"{ours}, or a dtype that it can hold",
             found=f"{theirs} ({arrival.gift.address} of {donor.title})",
             fix=f"leave {arrival.gift.address!r} out, or make the recipient's tensor {theirs}",
+        )
+
+
+def check_plain(tensor: torch.Tensor, address: str) -> None:
+    """Refuse tensors of the recipient that plain values cannot be copied into.
+
+    Raises:
+        PlanError: on meta, quantised, sparse, or of a class of its own.
+    """
+    what = unreadable(tensor)
+    if what is not None:
+        raise PlanError(
+            f"the recipient's tensor {what[0]}, and values cannot be written into it",
+            where=address,
+            expected="a plain tensor with memory",
+            found=what[1],
+            fix="recipient.to_empty(device='cpu') first" if tensor.is_meta else what[2],
         )
 
 
@@ -260,9 +283,23 @@ def lossy(arrival: Arrival) -> str | None:
     Raises:
         PlanError: a value is too large for it.
     """
+    changed = rounded(arrival)
+    if not changed:
+        return None
+    theirs, tensor = arrival.gift.dtype, arrival.entry.tensor
+    count = f"{changed:,} of {tensor.numel():,} values"
+    return f"{arrival.address}: {theirs} -> {tensor.dtype} rounds {count}"
+
+
+def rounded(arrival: Arrival) -> int:
+    """How many values a conversion to the recipient's dtype changes.
+
+    Raises:
+        PlanError: a value is too large for it.
+    """
     theirs, ours = arrival.gift.dtype, arrival.entry.tensor.dtype
     if torch.promote_types(theirs, ours) == ours:
-        return None
+        return 0
     values = arrival.content.read()
     moved = values.to(ours)
     back = moved.to(values.dtype)
@@ -277,6 +314,4 @@ def lossy(arrival: Arrival) -> str | None:
             found=f"up to {values.abs().max().item():.4g} in {theirs}",
             fix=f"recipient.to({theirs}), or leave {arrival.gift.address!r} out",
         )
-    if not changed:
-        return None
-    return f"{arrival.address}: {theirs} -> {ours} rounds {changed:,} of {values.numel():,} values"
+    return changed

@@ -16,6 +16,7 @@ from surgery.shown import Shown
 
 if TYPE_CHECKING:
     from surgery.operations.undoing import Operated
+    from surgery.weights.verdicts import Matching
 
 StepKind: TypeAlias = Literal[
     "module", "parameter", "buffer", "values", "left", "attribute", "flag", "root"
@@ -34,6 +35,8 @@ class Step:
             another object).
         addresses: where; for an attribute its full path, ``backbone.config.num_labels``.
         module: for an attribute, the address of the module it hangs on.
+        elsewhere: for a parameter or buffer: it may have another dtype or device than what it
+            replaces.
         before: what is there, in words.
         after: what will be there, in words.
         new: what is installed; for ``values`` their ``Content``.
@@ -45,6 +48,7 @@ class Step:
     after: str
     new: Any = field(repr=False, compare=False, default=None)
     module: str = ""
+    elsewhere: bool = False
 
     @property
     def address(self) -> str:
@@ -99,6 +103,7 @@ class Plan(Shown):
         feature_size: their size where it is one number, auxiliary heads aside.
         notes: what a person should know: blind spots, ties that end, facts that cannot follow.
         example: the arguments the checks run with.
+        matching: for ``load_weights``: the verdict on every key of the source and of the model.
     """
 
     title: str
@@ -111,6 +116,7 @@ class Plan(Shown):
     classes: tuple[str, ...] | None = None
     notes: tuple[str, ...] = ()
     example: Example | None = field(repr=False, compare=False, default=None)
+    matching: Matching | None = field(repr=False, default=None)
 
     @property
     def modes(self) -> tuple[str, ...]:

@@ -112,6 +112,7 @@ class _Touched:
         self.values = {a for s in plan.steps if s.kind == "values" for a in s.addresses}
         self.left = {a for s in plan.steps if s.kind == "left" for a in s.addresses}
         self.tensors |= self.left
+        self.elsewhere = {a for s in plan.steps if s.elsewhere for a in s.addresses}
         self.flags = {a for s in plan.steps if s.kind == "flag" for a in s.addresses}
         # Attributes of a module may be plain tensors; they are planned as attributes.
         self.tensors |= {a for s in plan.steps if s.kind == "attribute" for a in s.addresses}
@@ -259,7 +260,7 @@ def _check_placement(before: ModelState, after: ModelState, touched: _Touched) -
         old, new = state.placement, now.placement
         if not touched.tensor(address) and old[0] != new[0]:
             wrong.append(f"{address} has shape {tuple(new[0])} instead of {tuple(old[0])}")
-        if old[1:3] != new[1:3]:
+        if old[1:3] != new[1:3] and address not in touched.elsewhere:
             wrong.append(f"{address} is {new[1]} on {new[2]} instead of {old[1]} on {old[2]}")
         if not touched.tensor(address) and address not in touched.flags and old[3] != new[3]:
             wrong.append(f"{address}.requires_grad moved")
