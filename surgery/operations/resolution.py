@@ -126,7 +126,7 @@ def _position_steps(model: nn.Module, follower: Positions) -> Iterator[Step]:
         )
     lined = old.detach().movedim(-2, 0)
     tokens, cells = lined[: follower.tokens], lined[follower.tokens :]
-    cells = _resampled(cells, follower.old, follower.new, follower.address)
+    cells = resampled(cells, follower.old, follower.new, follower.address)
     new = torch.cat([tokens, cells.to(old.dtype)]).movedim(0, -2).contiguous()
     yield tensor_step(model, _addresses(model, old), old, new)
 
@@ -141,7 +141,7 @@ def _relative_steps(model: nn.Module, follower: RelativePositions) -> Iterator[S
             raise _contradicted(
                 follower.table, f"{math.prod(before)} rows", f"{list(old.shape)} in all"
             )
-        new = _resampled(old.detach(), before, after, follower.table).to(old.dtype)
+        new = resampled(old.detach(), before, after, follower.table).to(old.dtype)
         yield tensor_step(model, _addresses(model, old), old, new.contiguous())
     if not follower.index:
         return
@@ -170,7 +170,7 @@ def _pairs(window: tuple[int, ...]) -> torch.Tensor:
     return rows
 
 
-def _resampled(
+def resampled(
     cells: torch.Tensor, old: tuple[int, ...], new: tuple[int, ...], address: str
 ) -> torch.Tensor:
     """A grid of entries on another grid: bicubic over rows and columns, linear over one axis."""
