@@ -17,7 +17,7 @@ from safetensors.torch import save_file, save_model
 from torch import nn
 
 from surgery.errors import AddressError, ChangedFileError, WeightsError
-from surgery.weights import Weights, read
+from surgery.weights import Weights, read, stored
 from tests.weights.broken import repacked
 
 DTYPES = [
@@ -320,3 +320,28 @@ def test_a_tensor_saved_without_values_has_none(tmp_path: Path):
     assert weights.tensors["a"].shape == (2, 3)
     with pytest.raises(WeightsError, match="without its values"):
         weights.read("a")
+
+
+@pytest.mark.parametrize("anywhere", [True, False])
+def test_a_large_tensor_is_read_by_several_threads_and_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, anywhere: bool
+):
+    monkeypatch.setattr(stored, "_CHUNK", 1000)
+    monkeypatch.setattr(stored, "_THREADS", 3)
+    monkeypatch.setattr(stored, "_ANYWHERE", anywhere)
+    tensors = {"big": torch.randn(123, 457), "small": torch.arange(7), "odd": torch.randn(6001)}
+    save_file(tensors, tmp_path / "x.safetensors")
+    weights = read(tmp_path / "x.safetensors")
+    assert all(torch.equal(weights.read(name), tensor) for name, tensor in tensors.items())
+
+
+def test_a_file_that_ends_while_threads_read_it_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(stored, "_CHUNK", 1000)
+    path = tmp_path / "x.safetensors"
+    save_file({"big": torch.randn(123, 457)}, path)
+    weights = read(path)
+    monkeypatch.setattr(stored, "_read_at", lambda file, left, place: 0)
+    with pytest.raises(ChangedFileError, match="before this tensor does"):
+        weights.read("big")
