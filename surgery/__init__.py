@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from surgery.operations.head import replace_head
     from surgery.operations.input import adapt_input
     from surgery.operations.keypoints import replace_keypoints
+    from surgery.operations.load import load_weights
     from surgery.operations.module import replace
     from surgery.operations.plan import Outcome, Plan
     from surgery.operations.transplant import transplant
@@ -40,6 +41,7 @@ _DOOR = {
     "build": "surgery.operations.build",
     "find_heads": "surgery.heads",
     "freeze": "surgery.operations.freezing",
+    "load_weights": "surgery.operations.load",
     "record": "surgery.recording",
     "remove_head": "surgery.operations.backbone",
     "replace": "surgery.operations.module",
@@ -65,6 +67,7 @@ __all__ = [
     "build",
     "find_heads",
     "freeze",
+    "load_weights",
     "record",
     "remove_head",
     "replace",

@@ -1,4 +1,4 @@
-"""What comes out of a source of weights for one loading: each tensor once, in the source's order."""
+"""What comes out of a source of weights: each tensor once, in the order of the source."""
 
 from __future__ import annotations
 

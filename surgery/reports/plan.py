@@ -102,13 +102,17 @@ def _tables(plan: Plan) -> tuple[Table, ...]:
     number = len(plan.steps)
     sizes = (Column("head", "head", "address"), Column("size", "size", "count"))
     arguments = arguments_table(plan.example)
+    # The verdicts of a matching say the same, layers folded.
+    verdicts = () if plan.matching is None else describe(plan.matching).tables
     return (
         Table(
             "steps",
             "1 step" if number == 1 else f"{number:,} steps",
             _STEPS,
             tuple((s.kind, s.addresses, s.before, s.after, s.module) for s in plan.steps),
+            presence="always" if plan.matching is None else "data",
         ),
+        *verdicts,
         Table("outputs", "Outputs", _OUTPUTS, tuple(map(_output, plan.outputs))),
         Table("features", "Features that come out", sizes, tuple(plan.features.items())),
         Table("probes", "", sizes, tuple(plan.probes.items()), presence="data"),
