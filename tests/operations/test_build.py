@@ -29,6 +29,7 @@ from surgery.errors import (
 )
 from surgery.families import Family
 from surgery.families.registry import Registry
+from surgery.operations.head import replace_head
 from surgery.operations.names import remembered
 from surgery.operations.target import catalog_names
 from tests import constructors
@@ -390,6 +391,11 @@ def test_published_weights_are_downloaded_once_and_their_class_names_remembered(
     mapped = build(SMALL, weights=entry, mmap=True).model
     assert_equal(slow, mapped)
     assert wire.asked == [(entry.url, "b8a52dc0")]
+    row = mapped.classifier[1].weight[0].detach().clone()
+    names = ["something new", entry.meta["categories"][0]]
+    image = torch.zeros(2, 3, 64, 64)
+    replace_head(mapped, classes=names, keep="all", example=image, heads="classifier.1")
+    assert torch.equal(mapped.classifier[1].weight[1], row)
     other = build(SMALL, weights=entry, num_classes=5, example=torch.zeros(2, 3, 64, 64)).model
     assert remembered(other) is None, "its classes are others"
 
