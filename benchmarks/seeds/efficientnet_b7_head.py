@@ -1,0 +1,53 @@
+"""EfficientNet-B7 of the package efficientnet-pytorch, with a deeper head for five classes.
+
+``_fc`` goes from 2560 features over 4096 and 2048 to 5, with ReLU and dropout between.
+
+Run with ``python -m benchmarks.seeds.efficientnet_b7_head``; the table goes to
+``benchmarks/results/efficientnet_b7_head.md``.
+"""
+
+from __future__ import annotations
+
+import torch
+from efficientnet_pytorch import EfficientNet
+from torch import nn
+
+import surgery
+from benchmarks.seeds.page import page, publish
+
+
+def network() -> nn.Module:
+    with torch.device("meta"):
+        return EfficientNet.from_name("efficientnet-b7")
+
+
+def prepare(model: nn.Module) -> None:
+    surgery.replace_head(model, 5, hidden=(4096, 2048), dropout=0.5)
+    # B7 drops half of its features itself, right before the head: once is enough.
+    surgery.replace(model, {"_fc.0": nn.Identity()})
+
+
+def table() -> str:
+    model = network()
+    before = surgery.audit(model).total
+    prepare(model)
+    audit = surgery.audit(model)
+    rows = [
+        (f"`{address}`", f"`{module}`", audit.at(address).total or None)
+        for address, module in model.named_modules()
+        if address == "_dropout" or address.startswith("_fc.")
+    ]
+    return page(
+        "EfficientNet-B7 with a deeper head",
+        ("address", "layer", "parameters"),
+        rows,
+        f"{before:,} parameters before, {audit.total:,} after.",
+    )
+
+
+def main() -> None:
+    publish(table(), "efficientnet_b7_head")
+
+
+if __name__ == "__main__":
+    main()
