@@ -139,7 +139,7 @@ def require(held: bool, words: str) -> None:
 def count(model: nn.Module) -> int:
     """Its parameters, and the weights that quantised layers keep packed."""
     plain = sum(parameter.numel() for parameter in model.parameters())
-    return plain + sum(layer.weight().numel() for _, layer in quantised_layers(model))
+    return plain + sum(int(layer.weight().numel()) for _, layer in quantised_layers(model))
 
 
 def quantised_layers(model: nn.Module) -> list[tuple[str, Any]]:
@@ -167,9 +167,10 @@ def timed(task: Callable[[], _Answer]) -> tuple[_Answer, float]:
 
 def example_of(subject: Subject, model: nn.Module, registry: Registry) -> Example:
     family = registry.claim(model)
-    require(family is not None and family.name == subject.family, f"claimed by {family}")
-    example = example_for(family, model)
-    require(example is not None, "the family has no example")
+    if family is None or family.name != subject.family:
+        raise FailedError(f"claimed by {family}")
+    if (example := example_for(family, model)) is None:
+        raise FailedError("the family has no example")
     return example
 
 
@@ -211,8 +212,8 @@ def check_outputs(value: object, mode: str, outcome: Outcome) -> None:
     expected = [c for c in outcome.plan.outputs if c.mode == mode and c.class_axes]
     require(bool(expected), f"no class output was planned in {mode} mode")
     for change in expected:
-        output = made.get(change.path)
-        require(output is not None, f"{change.path} ({mode}) is not among {', '.join(made)}")
+        require(change.path in made, f"{change.path} ({mode}) is not among {', '.join(made)}")
+        output = made[change.path]
         for axis in change.class_axes:
             shape = tuple(output.shape)
             require(shape[axis] == CLASSES, f"{change.path} ({mode}) has the shape {shape}")
