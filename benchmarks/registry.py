@@ -58,8 +58,9 @@ counts.
 
 WORTH = """`surgery.find_heads` with the families and by graph alone (`Registry.of()`), with the \
 same example, both with shapes remembered. Candidates are layers that only the graph shows: \
-nothing says that they make classes. A detector's own forward depends on values, so by graph alone \
-it is run for real; its family records the layers instead. Models are on `meta`, detectors are not."""
+nothing says that they make classes. A detector's own forward depends on values, so by graph \
+alone it is run for real; its family records the layers instead. Models are on `meta`, detectors \
+are not."""
 
 LOAD = """
 import sys
