@@ -13,7 +13,7 @@ from torch import nn
 
 from surgery import tree
 from surgery.errors import VerificationError
-from surgery.operations import history, names
+from surgery.operations import history, made, names
 from surgery.operations.draws import Draws
 from surgery.operations.journal import Journal
 from surgery.operations.moving import placements, witnesses
@@ -81,7 +81,8 @@ def apply(model: nn.Module, plan: Plan, draws: Draws | None = None) -> Outcome:
     old = _replaced(inner, plan)
     journal = Journal()
     try:
-        journal.remember(history.standing())
+        for listed in (history.standing(), made.remembered(inner), made.remembered(root)):
+            journal.remember(listed)
         journal.remember_modules(inner)
         for step in plan.steps:
             if isinstance(step.new, nn.Module):
@@ -96,6 +97,7 @@ def apply(model: nn.Module, plan: Plan, draws: Draws | None = None) -> Outcome:
         changed = model if root is inner else root
         new = tensors_of(plan.steps) | filled
         journal.tell_autograd()
+        made.note(inner, root, plan, operated.entry)
         if plan.classes is not None:
             operated.names = names.exchange(changed, plan.classes)
         return Outcome(changed, plan, checks, old, new, operated)

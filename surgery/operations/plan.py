@@ -104,6 +104,7 @@ class Plan(Shown):
         notes: what a person should know: blind spots, ties that end, facts that cannot follow.
         example: the arguments the checks run with.
         matching: for ``load_weights``: the verdict on every key of the source and of the model.
+        call: the verb and its arguments, those that are plain data.
     """
 
     title: str
@@ -117,6 +118,7 @@ class Plan(Shown):
     notes: tuple[str, ...] = ()
     example: Example | None = field(repr=False, compare=False, default=None)
     matching: Matching | None = field(repr=False, default=None)
+    call: Mapping[str, Any] | None = field(repr=False, compare=False, default=None)
 
     @property
     def modes(self) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from torch import nn
 
 from surgery import tree
 from surgery.errors import AddressError, UndoError
-from surgery.operations import history
+from surgery.operations import history, made
 from surgery.operations.content import Content
 from surgery.operations.draws import Draws
 from surgery.operations.journal import Change, Journal
@@ -131,7 +131,8 @@ class _Undone:
         self.values: list[Any] = []
 
     def remember(self, journal: Journal) -> None:
-        for owner in (self.operated, history.standing(), *(c.owner for c, _ in self.changes)):
+        lists = (history.standing(), made.remembered(self.root))
+        for owner in (self.operated, *lists, *(c.owner for c, _ in self.changes)):
             journal.remember(owner)
 
     def convert(self, journal: Journal) -> None:
@@ -147,6 +148,7 @@ class _Undone:
 
     def close(self) -> None:
         history.standing().remove(self.entry)
+        made.forget(self.root, self.entry)
         if self.operated.draws is not None:
             self.operated.draws.give_back()
         if self.operated.names is not None:
