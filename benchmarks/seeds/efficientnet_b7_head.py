@@ -21,16 +21,15 @@ def network() -> nn.Module:
         return EfficientNet.from_name("efficientnet-b7")
 
 
-def prepare(model: nn.Module) -> None:
-    surgery.replace_head(model, 5, hidden=(4096, 2048), dropout=0.5)
+def prepare(model: nn.Module) -> surgery.Outcome:
+    outcome = surgery.replace_head(model, 5, hidden=(4096, 2048), dropout=0.5)
     # B7 drops half of its features itself, right before the head: once is enough.
     surgery.replace(model, {"_fc.0": nn.Identity()})
+    return outcome
 
 
-def table() -> str:
-    model = network()
-    before = surgery.audit(model).total
-    prepare(model)
+def table(outcome: surgery.Outcome) -> str:
+    model = outcome.model
     audit = surgery.audit(model)
     rows = [
         (f"`{address}`", f"`{module}`", audit.at(address).total or None)
@@ -41,12 +40,12 @@ def table() -> str:
         "EfficientNet-B7 with a deeper head",
         ("address", "layer", "parameters"),
         rows,
-        f"{before:,} parameters before, {audit.total:,} after.",
+        "{:,} parameters before, {:,} after.".format(*outcome.plan.parameters),
     )
 
 
 def main() -> None:
-    publish(table(), "efficientnet_b7_head")
+    publish(table(prepare(network())), "efficientnet_b7_head")
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ def prepare(model: nn.Module) -> None:
     surgery.freeze(model, except_=TRAINED)
 
 
-def losses(outputs: tuple[torch.Tensor, ...], labels: torch.Tensor) -> torch.Tensor:
+def loss(outputs: tuple[torch.Tensor, ...], labels: torch.Tensor) -> torch.Tensor:
     """The main loss and, as in the paper, 0.3 of each auxiliary one."""
     main, *others = (nn.functional.cross_entropy(logits, labels) for logits in outputs)
     return main + 0.3 * sum(others)
