@@ -83,7 +83,10 @@ def apply(model: nn.Module, plan: Plan, draws: Draws | None = None) -> Outcome:
     try:
         for listed in (history.standing(), made.remembered(inner), made.remembered(root)):
             journal.remember(listed)
-        journal.remember_modules(inner)
+        # Values go into tensors; everything else goes through setters, which may reach any module.
+        still = all(step.kind == "values" for step in plan.steps)
+        if not still:
+            journal.remember_modules(inner)
         for step in plan.steps:
             if isinstance(step.new, nn.Module):
                 journal.remember_modules(step.new)
@@ -92,8 +95,9 @@ def apply(model: nn.Module, plan: Plan, draws: Draws | None = None) -> Outcome:
         failed = [check for check in checks if not check.passed]
         if failed:
             raise _failure(plan, failed)
-        filled = _filled(inner, plan)
-        operated = _operated(model, plan, journal, draws, old, filled)
+        index = before.index if still else tree.index(inner)
+        filled = _filled(index, plan)
+        operated = _operated(model, plan, journal, draws, old, filled, index)
         changed = model if root is inner else root
         new = tensors_of(plan.steps) | filled
         journal.tell_autograd()
@@ -129,6 +133,7 @@ def _operated(
     draws: Draws | None,
     old: dict[str, torch.Tensor],
     filled: dict[str, torch.Tensor],
+    index: tree.Index,
 ) -> Operated:
     """What undo will need, and the operation's place in the history."""
     inner = tree.unwrap(model)
@@ -149,7 +154,7 @@ def _operated(
             **{id(tensor): address for address, tensor in filled.items()},
             **{id(tree.get(inner, s.address)): s.address for s in plan.steps if s.kind == "flag"},
         },
-        witnesses=witnesses(inner, new),
+        witnesses=witnesses(index, new),
         draws=draws,
         old=old,
     )
@@ -165,12 +170,12 @@ def _modules_of(step: Step) -> tuple[str, ...]:
     return (step.module,) if step.kind == "attribute" else step.addresses
 
 
-def _filled(model: nn.Module, plan: Plan) -> dict[str, torch.Tensor]:
+def _filled(index: tree.Index, plan: Plan) -> dict[str, torch.Tensor]:
     """The tensors that got other values, by every address."""
     wanted = {address for step in plan.steps if step.kind == "values" for address in step.addresses}
     if not wanted:
         return {}
-    entries = tree.index(model).tensors.values()
+    entries = index.tensors.values()
     return {a: entry.tensor for entry in entries for a in entry.addresses if a in wanted}
 
 

@@ -63,6 +63,7 @@ def arrivals_of(
     pairs: Iterable[Pair],
     policy: Callable[[str], Policy],
     adapt: Adapt | None = None,
+    index: tree.Index | None = None,
 ) -> Arrivals:
     """Bring the tensors of a donor to those of a recipient.
 
@@ -73,19 +74,22 @@ def arrivals_of(
         policy: what to do where shapes differ, by address in the recipient.
         adapt: what ``"adapt"`` makes of a tensor of another shape: from where it goes, and copies
             of the donor's and of the recipient's tensor.
+        index: of the recipient, where it is at hand.
 
     Raises:
         PlanError: two different tensors for one place, shapes that differ, or no values.
         ArgumentError: a policy that makes nothing usable.
     """
-    index = tree.index(recipient)
+    index = tree.index(recipient) if index is None else index
     places = {a: entry for entry in index.tensors.values() for a in entry.addresses}
     same: dict[object, list[tree.Entry]] = {}
-    for entry in index.tensors.values():
-        same.setdefault(identity(entry.tensor), []).append(entry)
+    known: dict[int, object] = {}
+    for number, entry in index.tensors.items():
+        known[number] = identity(entry.tensor)
+        same.setdefault(known[number], []).append(entry)
     wanted: dict[object, list[tuple[str, Gift]]] = {}
     for pair in pairs:
-        key = identity(places[pair.recipient].tensor)
+        key = known[id(places[pair.recipient].tensor)]
         wanted.setdefault(key, []).append((pair.recipient, donor.tensors[pair.donor]))
     found: list[Arrival] = []
     mismatched: list[Mismatch] = []
@@ -166,7 +170,7 @@ def _fitted(
     return Content(lambda: values)
 
 
-def check_memory(recipient: nn.Module, arrivals: Collection[Arrival]) -> None:
+def check_memory(index: tree.Index, arrivals: Collection[Arrival]) -> None:
     """Refuse writes that would reach a tensor that nobody named, or one that is still to be read.
 
     Raises:
@@ -187,10 +191,7 @@ def check_memory(recipient: nn.Module, arrivals: Collection[Arrival]) -> None:
         for each in arrivals
         if each.gift.tensor is not None
     }
-    ours = {
-        id(entry.tensor): (entry.address, entry.tensor)
-        for entry in tree.index(recipient).tensors.values()
-    }
+    ours = {number: (entry.address, entry.tensor) for number, entry in index.tensors.items()}
     for one, other, name in _overlaps(written, sources | ours):
         if identity(one.entry.tensor) == identity(other) and (
             name in one.addresses or other is one.gift.tensor

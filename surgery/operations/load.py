@@ -32,7 +32,6 @@ from surgery.operations.names import remembered
 from surgery.operations.places import Places, places_of
 from surgery.operations.plan import Outcome, Plan, Step
 from surgery.operations.published import published
-from surgery.operations.size import count_parameters
 from surgery.operations.values import parameter_like
 from surgery.weights.folding import fold
 from surgery.weights.memory import identity
@@ -200,7 +199,7 @@ class _Loading:
         inside = adapter.inside(matching.mismatched, on_mismatch)
         loud = _loud(inside)
         notes += [loud] if loud else []
-        count = count_parameters(self.model)
+        count = sum(e.tensor.numel() for e in self.places.index.of_kind("parameter"))
         plan = Plan(
             self._title(matching),
             tuple(steps),
@@ -254,6 +253,7 @@ class _Loading:
             pairs,
             lambda address: policies[keys[address]],
             adapter,
+            self.places.index,
         )
 
     def _gift(self, name: str, incoming: Incoming, donor: Donor) -> Gift:
@@ -269,7 +269,7 @@ class _Loading:
         filled = {id(each.entry.tensor) for each in arrivals.all}
         empty = [
             entry.address
-            for entry in tree.index(self.model).of_kind("parameter", "buffer")
+            for entry in self.places.index.of_kind("parameter", "buffer")
             if entry.tensor.is_meta and id(entry.tensor) not in filled
         ]
         if empty:
@@ -287,7 +287,10 @@ class _Loading:
         """The steps in the order of the source, and how many tensors are in place already."""
         steps: list[Step] = []
         writes: list[Arrival] = []
-        mine = {_storage(entry.tensor) for entry in tree.index(self.model).tensors.values()}
+        entries = self.places.index.tensors.values()
+        # Only tensors in memory can be the model's own.
+        in_memory = any(each.gift.tensor is not None for each in arrivals.all)
+        mine = {_storage(entry.tensor) for entry in entries} if in_memory else set()
         there = 0
         for each in arrivals.all:
             ours, theirs = each.entry.tensor, each.gift.tensor
@@ -300,7 +303,7 @@ class _Loading:
                 if theirs is not None and not each.adapted and _storage(theirs) in mine:
                     each = replace(each, content=_taken(each.content))
                 writes.append(replace(each, gift=replace(each.gift, tensor=None)))
-        check_memory(self.model, writes)
+        check_memory(self.places.index, writes)
         return [*steps, *map(self._written, writes)], there
 
     def _written(self, each: Arrival) -> Step:

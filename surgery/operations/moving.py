@@ -26,10 +26,10 @@ def placements(value: object) -> dict[str, Placement]:
     return {name: placement(tensor) for name, tensor in _tensors(value)}
 
 
-def witnesses(model: nn.Module, apart: set[int]) -> dict[str, Placement]:
+def witnesses(index: tree.Index, apart: set[int]) -> dict[str, Placement]:
     """One address for each placement among a model's tensors, less those to leave out by ``id``."""
     found: dict[Placement, str] = {}
-    for entry in tree.index(model).of_kind("parameter", "buffer"):
+    for entry in index.of_kind("parameter", "buffer"):
         if id(entry.tensor) not in apart:
             found.setdefault(placement(entry.tensor), entry.address)
     return {address: place for place, address in found.items()}

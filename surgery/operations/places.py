@@ -21,12 +21,14 @@ class Places:
     """The tensors of a model by key of its state dict.
 
     Attributes:
+        index: everything that the model holds.
         infos: shape, dtype and ties by key.
         entries: the tensor and its addresses by key; a key whose tensor is computed when the
             state dict is made has none.
         extra: keys of what modules keep besides tensors (``get_extra_state``).
     """
 
+    index: tree.Index
     infos: Mapping[str, TensorInfo]
     entries: Mapping[str, tree.Entry]
     extra: tuple[str, ...]
@@ -75,7 +77,7 @@ def places_of(model: nn.Module) -> Places:
         if entry is not None:
             entries[key] = entry
     extra = tuple(key for key in state if _is_extra(key))
-    return Places(describe(tensors), entries, extra)
+    return Places(index, describe(tensors), entries, extra)
 
 
 def _is_extra(key: str) -> bool:

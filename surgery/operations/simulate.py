@@ -20,6 +20,7 @@ from surgery.operations.carry import carry_writes
 from surgery.operations.journal import Journal
 from surgery.operations.plan import Step
 from surgery.operations.writes import makers
+from surgery.wrappers import mixin_of
 
 Leaves = Mapping[str, Leaf]
 MODES = {"eval": False, "train": True}
@@ -87,9 +88,10 @@ def rehearse(model: nn.Module, steps: tuple[Step, ...]) -> None:
         PlanError: something cannot be set.
         WrappedModelError: something lies inside DataParallel, DistributedDataParallel or FSDP.
     """
-    touched = [step.module if step.kind == "attribute" else step.address for step in steps]
-    for address in dict.fromkeys(touched):
-        tree.check_changeable(model, address)
+    if _may_forbid(model):
+        touched = [step.module if step.kind == "attribute" else step.address for step in steps]
+        for address in dict.fromkeys(touched):
+            tree.check_changeable(model, address)
     # Values reach no setter, and a model has many tensors to fill.
     steps = tuple(step for step in steps if step.kind != "values")
     if not steps:
@@ -100,6 +102,15 @@ def rehearse(model: nn.Module, steps: tuple[Step, ...]) -> None:
             if step.kind == "flag":
                 _check_flag(model, step)
         _perform(model, skeleton, steps)
+
+
+def _may_forbid(model: nn.Module) -> bool:
+    """Whether a wrapper stands anywhere in a model; its class alone tells."""
+    one_of_each = {type(module): module for module in model.modules()}.values()
+    return any(
+        tree.wrapper_of(module) is not None or mixin_of(module) is not None
+        for module in one_of_each
+    )
 
 
 def _perform(model: nn.Module, skeleton: Skeleton, steps: tuple[Step, ...]) -> None:

@@ -245,7 +245,7 @@ def _differ(sentences: list[str], found: list[Difference]) -> PlanError:
 def _copies(donor: Donor, recipient: nn.Module, arrivals: list[Arrival]) -> list[Step]:
     for each in arrivals:
         check_writable(each, donor)
-    check_memory(recipient, arrivals)
+    check_memory(tree.index(recipient), arrivals)
     return [
         Step("values", each.addresses, _form(each.entry.tensor), _origin(each, donor), each.content)
         for each in arrivals

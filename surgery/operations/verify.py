@@ -37,6 +37,7 @@ class ModelState:
     tensors: Mapping[str, TensorState]
     modules: Mapping[str, tuple[nn.Module, bool, tuple[Any, ...]]]
     parameters: int
+    index: tree.Index
 
     @classmethod
     def of(cls, model: nn.Module) -> ModelState:
@@ -52,7 +53,7 @@ class ModelState:
             for address in addresses
         }
         count = sum(entry.tensor.numel() for entry in index.of_kind("parameter"))
-        return cls(tensors, modules, count)
+        return cls(tensors, modules, count, index)
 
 
 def _state(entry: tree.Entry) -> TensorState:

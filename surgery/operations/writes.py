@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
 from torch import nn
 
 from surgery import tree
@@ -26,11 +27,22 @@ def makers(
         steps: what to do. A ``root`` step only prepares the new root.
         transform: applied to what is installed; a skeleton gets stand-ins.
     """
+    still = transform is None and all(step.kind == "values" for step in steps)
+    index = tree.index(model) if still and len(steps) > 1 else None
 
     def maker(step: Step) -> Callable[[], list[Write]]:
         return lambda: _writes(model, step, transform)
 
+    if index is not None:
+        # Nothing moves, so that every tensor can be looked up at once.
+        places = {a: entry.tensor for entry in index.tensors.values() for a in entry.addresses}
+        return [_filler(places[step.address], step) for step in steps]
+
     return [maker(step) for step in steps]
+
+
+def _filler(tensor: torch.Tensor, step: Step) -> Callable[[], list[Write]]:
+    return lambda: [Write(tensor, "...", step.new, "values")]
 
 
 def _writes(model: nn.Module, step: Step, transform: Transform | None) -> list[Write]:
