@@ -11,6 +11,7 @@ from surgery.errors import PlanError
 from surgery.families.registry import Registry
 from surgery.operations.own_loading import Converted, converted, has_own_loading
 from surgery.weights.match import match
+from surgery.weights.names import strip
 from surgery.weights.renaming import Rename, renamed
 from surgery.weights.value import TensorInfo, Weights
 from surgery.weights.verdicts import Matching, printable
@@ -98,7 +99,7 @@ def _in_the_model(first: Matching, asked: Mapping[str, str | None]) -> dict[str,
     names = {}
     for key, name in asked.items():
         if name is not None and key not in first.dropped_sources:
-            bare = name.removeprefix(first.source_prefix)
+            bare = strip(name, frozenset(first.ignored)).removeprefix(first.source_prefix)
             names[key] = places.get(key) or first.model_prefix + bare
     return names
 
