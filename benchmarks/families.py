@@ -1,6 +1,7 @@
 """Every model of torchvision and efficientnet-pytorch: 7 classes, one run, and back.
 
-A model's rows are kept in `build/` as it is done: after an interruption the next run goes on there.
+Each row is kept in `build/` as it is done: after an interruption the next run goes on from there,
+unless the code or a version changed.
 
 python -m benchmarks.families               # all, and the table
 python -m benchmarks.families vgg11 raft    # those whose name holds one of these, and no table
@@ -11,6 +12,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import gc
+import hashlib
 import json
 import resource
 import statistics
@@ -20,7 +22,6 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any, TypeVar
 
@@ -31,7 +32,7 @@ from torch import nn
 from torchvision.models import list_models
 
 import surgery
-from benchmarks.registry import open_up, shipped
+from benchmarks.registry import ROOT, open_up, shipped
 from benchmarks.timing import THREADS, duration, machine, markdown, publish
 from surgery import tree
 from surgery.errors import NoHeadError
@@ -54,7 +55,7 @@ WHOLE = {"vision_transformer", "maxvit", "mvit", "inception", "quantizable_incep
 DETECTORS = {"rcnn", "dense_detection", "ssd"}
 # Running a detector computes its anchors anew, every time.
 RECOMPUTED = ".cell_anchors"
-KEPT = Path(__file__).parents[1] / "build" / "families.jsonl"
+KEPT = ROOT / "build" / "families.jsonl"
 
 WHAT = f"""Each model is built at random, its heads are found, replaced by {CLASSES} classes with \
 every check, run, and undone; then it is compared with what it was: every object it consists of, \
@@ -332,8 +333,17 @@ def label(subject: Subject) -> str:
     return f"{subject.name}, quantised" if subject.quantised else subject.name
 
 
+def circumstances() -> str:
+    """What the rows depend on: the machine, the versions, and every line of the project's code."""
+    digest = hashlib.sha256()
+    for folder in ("surgery", "plugins", "benchmarks"):
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            digest.update(path.read_bytes())
+    return f"{machine(*PACKAGES)} {digest.hexdigest()}"
+
+
 def kept(stamp: str) -> dict[str, Row]:
-    """The rows of a run that was interrupted, if it was measured with the same versions."""
+    """The rows of a run that was interrupted, if they were measured in the same circumstances."""
     if not KEPT.exists():
         return {}
     first, *lines = KEPT.read_text("utf-8").splitlines()
@@ -345,7 +355,7 @@ def kept(stamp: str) -> dict[str, Row]:
 
 def examined(chosen: Sequence[Subject], registry: Registry, keep: bool) -> Iterator[Row]:
     """A row for each, one model in memory at a time."""
-    known = kept(stamp := machine(*PACKAGES)) if keep else {}
+    known = kept(stamp := circumstances()) if keep else {}
     if keep:
         KEPT.parent.mkdir(exist_ok=True)
         lines = [stamp, *(dataclasses.asdict(row) for row in known.values())]

@@ -44,8 +44,8 @@ drawn anew each round; the time is what it costs beyond a process that does noth
 over the rounds. Processor time. No line but the last may import \
 {", ".join(FRAMEWORKS[:-1])} or {FRAMEWORKS[-1]}.
 
-- registry: `import surgery.families.registry`, which the others of it stand on.
-- families: `Registry.load` of every plugin that ships, by its entry point.
+- registry: `import surgery.families.registry`.
+- families: that, and `Registry.load` of every plugin that ships, by its entry point.
 - installed: `importlib.metadata.entry_points(group="surgery")`, which finds the entry points of \
 everything that is installed."""
 
@@ -249,7 +249,7 @@ def shown(heads: surgery.Heads) -> str:
     return ", ".join(words if len(words) <= 4 else [words[0], "...", words[-1]]) or "none"
 
 
-def main(rounds: int = 20) -> None:
+def main(rounds: int = 12) -> None:
     torch.set_num_threads(THREADS)
     publish(
         "registry",
