@@ -139,6 +139,8 @@ def survey(model: nn.Module, example: Any = None, *, registry: Registry | None =
     heads = checked(index, registry, claims, heads)
     sites_by_head = {head.address: tuple(site for _, site in found[head.address]) for head in heads}
     said = list(dict.fromkeys(endings.values())) or ["no output holds a tensor"]
+    if not heads:
+        said += _known_inside(index, registry)
     packed = [] if heads else _packed(index)
     if packed:
         shown = ", ".join(map(repr, packed[:4])) + (", ..." if len(packed) > 4 else "")
@@ -150,6 +152,18 @@ def survey(model: nn.Module, example: Any = None, *, registry: Registry | None =
     joined = _branches(graphs, sites_by_head)
     listed = Heads(tuple(heads), "; ".join(said), joined)
     return Survey(resolved, graphs, listed, sites_by_head, facts, tuple(spots))
+
+
+def _known_inside(index: tree.Index, registry: Registry) -> list[str]:
+    """The first part of a model whose family knows heads that are none of the whole's outputs."""
+    for module, addresses in index.modules.values():
+        family = registry.claim(module) if addresses[0] else None
+        if family is not None and family.heads:
+            part = f"model.get_submodule({addresses[0]!r})"
+            return [
+                f"family {family.name!r} knows heads in {part}, which may be operated on itself"
+            ]
+    return []
 
 
 def _packed(index: tree.Index) -> list[str]:

@@ -229,6 +229,9 @@ class _Copier:
                 "and was shared with the recording"
             )
             return self.remember(value, value)
+        # deepcopy notes what it keeps alive under the id of the memo, which a later temporary may
+        # have once this memo is gone.
+        self.keep.append(trial.pop(id(trial), None))
         self.memo = trial
         return result
 

@@ -102,6 +102,25 @@ def test_what_refuses_to_be_copied_is_shared_and_named() -> None:
     assert "shared" in words
 
 
+class Settings:
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+
+def test_many_objects_are_copied_whatever_ids_are_used_again() -> None:
+    model = nn.Linear(2, 2)
+    for number in range(60):
+        setattr(model, f"settings{number}", Settings(number))
+    for _ in range(20):
+        skeleton = build_skeleton(model)
+        assert skeleton.shared == ()
+        for number in range(60):
+            copied = getattr(skeleton.model, f"settings{number}")
+            assert type(copied) is Settings
+            assert copied.number == number
+            assert copied is not getattr(model, f"settings{number}")
+
+
 class Helper:
     """An object of the user's own that refers back to the model."""
 

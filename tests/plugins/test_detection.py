@@ -442,6 +442,22 @@ def test_all_but_the_heads_freezes_what_makes_no_classes():
     assert left == {SCORE, BOXES, MASKS}
 
 
+def test_a_detector_that_is_a_part_is_named_where_the_whole_shows_no_head():
+    model = nn.Sequential(tiny("faster"))
+    with pytest.raises(NoHeadError, match="no layer") as caught:
+        surgery.replace_head(model, 5, example=(images(),), registry=REGISTRY)
+    assert "model.get_submodule('0')" in caught.value.found
+    surgery.replace_head(model.get_submodule("0"), 5, registry=REGISTRY)
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_a_backbone_of_a_users_own_is_one_stage(name: str):
+    model = tiny(name)
+    surgery.freeze(model, stages=1, registry=REGISTRY)
+    assert not any(p.requires_grad for p in model.backbone.parameters())
+    assert all(p.requires_grad for n, p in model.named_parameters() if "backbone" not in n)
+
+
 def test_a_detector_inside_another_model_brings_its_claims_along():
     class Outer(nn.Module):
         def __init__(self) -> None:
