@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from surgery.operations.load import load_weights
     from surgery.operations.module import replace
     from surgery.operations.plan import Outcome, Plan
+    from surgery.operations.restore import restore
+    from surgery.operations.save import save
     from surgery.operations.transplant import transplant
     from surgery.parameters import Audit, audit
     from surgery.recording import record
@@ -48,6 +50,8 @@ _DOOR = {
     "replace_head": "surgery.operations.head",
     "replace_keypoints": "surgery.operations.keypoints",
     "report": "surgery.reports.report",
+    "restore": "surgery.operations.restore",
+    "save": "surgery.operations.save",
     "summary": "surgery.layers",
     "transplant": "surgery.operations.transplant",
     "unfreeze": "surgery.operations.freezing",
@@ -74,6 +78,8 @@ __all__ = [
     "replace_head",
     "replace_keypoints",
     "report",
+    "restore",
+    "save",
     "summary",
     "transplant",
     "unfreeze",

@@ -281,7 +281,7 @@ DOOR = {
     *("adapt_input",),
     *("audit", "build", "find_heads", "freeze", "load_weights", "record", "remove_head"),
     *("replace", "replace_head"),
-    *("replace_keypoints", "report", "summary", "transplant", "unfreeze"),
+    *("replace_keypoints", "report", "restore", "save", "summary", "transplant", "unfreeze"),
 }
 
 core, plugin = "surgery/graph/x.py", "plugins/surgery_plugins/x.py"

@@ -123,7 +123,7 @@ def build(
     try:
         # Parameters made in inference mode could never be trained.
         with torch.inference_mode(False):
-            deferred, handed = _constructed(resolved, num_classes, options)
+            deferred, handed = constructed(resolved, num_classes, options)
             loaded = None
             if weights is not None:
                 source = published(weights)
@@ -146,10 +146,14 @@ def build(
         raise
 
 
-def _constructed(
-    target: Target, num_classes: int | None, options: Mapping[str, Any]
+def constructed(
+    target: Target, num_classes: int | None, options: Mapping[str, Any], verb: str = "build"
 ) -> tuple[Deferred, bool]:
-    """The constructed model, and whether its callable was given the number of classes."""
+    """The constructed model, and whether its callable was given the number of classes.
+
+    Raises:
+        PlanError: the constructor raised.
+    """
     takes = num_classes is not None and _takes_classes(target.factory)
     try:
         if takes:
@@ -168,7 +172,7 @@ def _constructed(
             where=target.title,
             expected="a model",
             found=f"{type(error).__name__}: {error}",
-            fix=f"surgery.build({target.title!r}{shown}, ...) with arguments that it takes",
+            fix=f"surgery.{verb}({target.title!r}{shown}, ...) with arguments that it takes",
         ) from error
 
 

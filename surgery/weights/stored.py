@@ -261,13 +261,22 @@ def _copied(path: Path, file: FileIO, place: Place) -> torch.Tensor:
         return flat.view(place.shape)
     tensor = flat.as_strided(place.shape, place.stride)
     # Gaps and overlaps are the file's: what a caller writes to must be the tensor's own.
-    return tensor if _fills(place) else tensor.clone(memory_format=torch.contiguous_format)
+    return (
+        tensor
+        if fills(place.shape, place.stride)
+        else tensor.clone(memory_format=torch.contiguous_format)
+    )
 
 
-def _fills(place: Place) -> bool:
-    """Whether the elements lie without gap or overlap, in whatever order of axes."""
+def fills(shape: tuple[int, ...], stride: tuple[int, ...]) -> bool:
+    """Whether elements lie without gap or overlap, in whatever order of axes.
+
+    Example:
+        >>> fills((2, 3), (1, 2)), fills((2, 3), (4, 1))
+        (True, False)
+    """
     expected = 1
-    for step, size in sorted(zip(place.stride, place.shape, strict=True)):
+    for step, size in sorted(zip(stride, shape, strict=True)):
         if size == 1:
             continue
         if step != expected:
