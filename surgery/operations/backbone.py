@@ -15,6 +15,7 @@ from surgery.graph.example import Example
 from surgery.heads import Head
 from surgery.operations.agree import fact_steps, staying_facts
 from surgery.operations.apply import operate
+from surgery.operations.calls import called
 from surgery.operations.carry import check_carry
 from surgery.operations.choose import Wanted, choose
 from surgery.operations.follow import PerClass, per_class_tensors
@@ -110,6 +111,7 @@ def _plan(model: nn.Module, known: Survey, chosen: list[Head]) -> Plan:
         feature_size=_feature_size(chosen),
         notes=(*known.blind_spots, *staying_facts(model, known.facts, gone, known.heads)),
         example=known.example,
+        call=called("remove_head", heads=[head.address for head in chosen]),
     )
 
 

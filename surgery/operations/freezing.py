@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal, TypeAlias
 
 from torch import nn
@@ -12,6 +12,7 @@ from surgery.errors import ArgumentError
 from surgery.families.registry import Registry
 from surgery.graph.skeleton import is_floating
 from surgery.operations.apply import apply
+from surgery.operations.calls import called
 from surgery.operations.journal import MISSING
 from surgery.operations.norms import StaysInEval, keeps_statistics, stays_in_eval
 from surgery.operations.plan import Outcome, Plan, Step
@@ -86,7 +87,9 @@ def freeze(
     kept = select(model, except_, "except_", example=example, registry=registry)
     chosen = select(model, patterns, "patterns", example=example, registry=registry) - kept
     steps = steps_to_freeze(model, chosen, kept, norm)
-    return _carried_out(model, f"freeze({_shown(patterns)})", steps, dry_run)
+    given = {"patterns": list(listed(patterns)), "except_": list(listed(except_)), "norm": norm}
+    call = called("freeze", **given)
+    return _carried_out(model, f"freeze({_shown(patterns)})", steps, call, dry_run)
 
 
 def unfreeze(
@@ -125,7 +128,8 @@ def unfreeze(
     tree.check_changeable(model)
     chosen = select(model, patterns, "patterns", example=example, registry=registry)
     steps = [*_flags(model, chosen, frozenset(), trainable=True), *_moving(model, chosen)]
-    return _carried_out(model, f"unfreeze({_shown(patterns)})", steps, dry_run)
+    call = called("unfreeze", patterns=list(listed(patterns)))
+    return _carried_out(model, f"unfreeze({_shown(patterns)})", steps, call, dry_run)
 
 
 def steps_to_freeze(
@@ -148,9 +152,11 @@ def steps_to_freeze(
     return steps
 
 
-def _carried_out(model: nn.Module, title: str, steps: list[Step], dry_run: bool) -> Outcome:
+def _carried_out(
+    model: nn.Module, title: str, steps: list[Step], call: Mapping[str, Any], dry_run: bool
+) -> Outcome:
     count = count_parameters(model)
-    plan = Plan(title, tuple(steps), (), (count, count))
+    plan = Plan(title, tuple(steps), (), (count, count), call=call)
     return Outcome(model, plan) if dry_run else apply(model, plan)
 
 

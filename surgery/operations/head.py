@@ -10,9 +10,11 @@ import torch
 from torch import nn
 
 from surgery import tree
+from surgery.claims import FOLLOWING
 from surgery.families.registry import Registry
 from surgery.operations.apply import operate
 from surgery.operations.background import check_background
+from surgery.operations.calls import called
 from surgery.operations.choose import Names, Wanted, check_classes, choose
 from surgery.operations.deeper import check_depth
 from surgery.operations.entries import Options
@@ -108,6 +110,18 @@ def replace_head(
         rows = kept_rows(inner, known, chosen, keep, names, old_classes, making)
         title = f"replace_head({sizes_shown(chosen)})"
         plan = plan_resizing(title, inner, known, chosen, names, making, rows)
-        return dataclasses.replace(plan, classes=names or (), notes=(*remarks, *plan.notes))
+        call = called(
+            "replace_head",
+            heads={head.address: n for head, n in chosen if head.role not in FOLLOWING},
+            classes=names,
+            keep=keep,
+            old_classes=old_classes,
+            init=init,
+            hidden=options.hidden,
+            dropout=options.dropout,
+            trainable=trainable,
+        )
+        notes = (*remarks, *plan.notes)
+        return dataclasses.replace(plan, classes=names or (), notes=notes, call=call)
 
     return operate(model, planned, dry_run=dry_run, generator=generator)

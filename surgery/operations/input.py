@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -20,6 +21,7 @@ from surgery.graph.graph import Graph, Spec
 from surgery.graph.record import record_graph
 from surgery.graph.structure import replace_tensors, tensors
 from surgery.operations.apply import operate
+from surgery.operations.calls import called
 from surgery.operations.channels import Opening, channel_steps
 from surgery.operations.normalisation import How, Pair, Recipe, check_how, make_recipe
 from surgery.operations.plan import Outcome, OutputChange, Plan, Step
@@ -129,10 +131,12 @@ def adapt_input(
         if new == old and recipe.nothing and size is None:
             remarks += (f"the model takes {old} channels already",)
         changed = _changed(resolved, graphs, openings, new, size)
-        asked = {"in_channels": in_channels, "image_size": size}
+        asked: dict[str, Any] = {"in_channels": in_channels, "image_size": size}
         shown = ", ".join(f"{name}={value}" for name, value in asked.items() if value)
         title = f"adapt_input({shown or 'mean, std'})"
-        return _plan(inner, title, steps, graphs, changed, (*notes, *remarks), size)
+        plan = _plan(inner, title, steps, graphs, changed, (*notes, *remarks), size)
+        asked |= {"how": how, "mean": mean, "std": std, "inputs": inputs}
+        return dataclasses.replace(plan, call=called("adapt_input", **asked))
 
     return operate(model, planned, dry_run=dry_run)
 

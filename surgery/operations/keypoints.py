@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from torch import nn
 from surgery import tree
 from surgery.families.registry import Registry
 from surgery.operations.apply import operate
+from surgery.operations.calls import called
 from surgery.operations.choose import check_num_classes, choose_keypoints
 from surgery.operations.entries import Options
 from surgery.operations.keep import Keep
@@ -83,8 +85,9 @@ def replace_keypoints(
         inner = tree.unwrap(model)
         making = options.known_to(inner, (head for head, _ in chosen), registry)
         rows = kept_rows(inner, known, chosen, keep, None, None, making)
-        return plan_resizing(
-            f"replace_keypoints({number})", inner, known, chosen, None, making, rows
-        )
+        title = f"replace_keypoints({number})"
+        plan = plan_resizing(title, inner, known, chosen, None, making, rows)
+        given = {"num_keypoints": number, "keep": keep, "init": init, "trainable": trainable}
+        return dataclasses.replace(plan, call=called("replace_keypoints", **given))
 
     return operate(model, planned, dry_run=dry_run, generator=generator)

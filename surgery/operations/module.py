@@ -15,6 +15,7 @@ from surgery.graph.example import Example
 from surgery.graph.record import record_graph
 from surgery.graph.skeleton import is_floating
 from surgery.operations.apply import operate
+from surgery.operations.calls import called
 from surgery.operations.carry import check_carry, users_hooks
 from surgery.operations.plan import Outcome, OutputChange, Plan, Step
 from surgery.operations.simulate import MODES, Leaves, outputs_after
@@ -223,6 +224,7 @@ def _plan(model: nn.Module, steps: tuple[Step, ...], example: Example, given: li
         growth(inner, steps),
         notes=tuple(notes),
         example=example,
+        call=called("replace", modules={step.address: step.after for step in steps}),
     )
 
 
