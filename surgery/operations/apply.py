@@ -90,7 +90,7 @@ def apply(model: nn.Module, plan: Plan, draws: Draws | None = None) -> Outcome:
         for step in plan.steps:
             if isinstance(step.new, nn.Module):
                 journal.remember_modules(step.new)
-        journal.perform(makers(inner, plan.steps))
+        journal.perform(makers(inner, plan.steps, index=before.index if still else None))
         checks = verify(root, plan, before)
         failed = [check for check in checks if not check.passed]
         if failed:

@@ -212,7 +212,7 @@ def _overlaps(
     """Tensors that are written with any other that lies in the same memory."""
     spans = []
     for key, (name, tensor) in others.items():
-        where = region(tensor)
+        where = None if key in written else region(tensor)
         if where is not None:
             spans.append((str(where[0]), where[1], where[2], key, name, tensor))
     for key, each in written.items():

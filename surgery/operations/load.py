@@ -260,9 +260,13 @@ class _Loading:
         info, held = self.weights.tensors[name], live(self.weights, name)
         content = Content(lambda: incoming.read(name), self.fresh)
         addresses = (name, *info.aliases)
-        gift = Gift(name, tuple(info.shape), info.dtype, content, held, addresses)
-        check_readable(gift, donor)
+        gift = Gift(name, tuple(info.shape), info.dtype, content, None, addresses)
+        if held is not None:
+            check_readable(Gift(name, gift.shape, info.dtype, content, held, addresses), donor)
         return gift
+
+    def _live(self, arrival: Arrival) -> torch.Tensor | None:
+        return live(self.weights, arrival.gift.address)
 
     def _check_filled(self, arrivals: Arrivals) -> None:
         """Refuse to leave a parameter or buffer without values."""
@@ -289,11 +293,11 @@ class _Loading:
         writes: list[Arrival] = []
         entries = self.places.index.tensors.values()
         # Only tensors in memory can be the model's own.
-        in_memory = any(each.gift.tensor is not None for each in arrivals.all)
+        in_memory = any(self._live(each) is not None for each in arrivals.all[:1])
         mine = {_storage(entry.tensor) for entry in entries} if in_memory else set()
         there = 0
         for each in arrivals.all:
-            ours, theirs = each.entry.tensor, each.gift.tensor
+            ours, theirs = each.entry.tensor, self._live(each)
             if theirs is not None and identity(theirs) == identity(ours) and not each.adapted:
                 there += 1
             elif self.assign or ours.is_meta:
@@ -302,7 +306,7 @@ class _Loading:
                 check_plain(ours, each.address)
                 if theirs is not None and not each.adapted and _storage(theirs) in mine:
                     each = replace(each, content=_taken(each.content))
-                writes.append(replace(each, gift=replace(each.gift, tensor=None)))
+                writes.append(each)
         check_memory(self.places.index, writes)
         return [*steps, *map(self._written, writes)], there
 
@@ -313,7 +317,7 @@ class _Loading:
 
     def _installed(self, each: Arrival) -> Step:
         """The step that puts in the source's tensor itself."""
-        old, theirs = each.entry.tensor, each.gift.tensor
+        old, theirs = each.entry.tensor, self._live(each)
         if self.assign and theirs is not None and not each.adapted:
             values = theirs.detach()
         else:

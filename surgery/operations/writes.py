@@ -18,7 +18,10 @@ Transform = Callable[[Any], Any]
 
 
 def makers(
-    model: nn.Module, steps: tuple[Step, ...], transform: Transform | None = None
+    model: nn.Module,
+    steps: tuple[Step, ...],
+    transform: Transform | None = None,
+    index: tree.Index | None = None,
 ) -> list[Callable[[], list[Write]]]:
     """For every step, what makes its writes when its turn comes.
 
@@ -26,15 +29,13 @@ def makers(
         model: the unwrapped model, or a skeleton of it.
         steps: what to do. A ``root`` step only prepares the new root.
         transform: applied to what is installed; a skeleton gets stand-ins.
+        index: of the model, where it is at hand and the steps move nothing.
     """
-    still = transform is None and all(step.kind == "values" for step in steps)
-    index = tree.index(model) if still and len(steps) > 1 else None
 
     def maker(step: Step) -> Callable[[], list[Write]]:
         return lambda: _writes(model, step, transform)
 
     if index is not None:
-        # Nothing moves, so that every tensor can be looked up at once.
         places = {a: entry.tensor for entry in index.tensors.values() for a in entry.addresses}
         return [_filler(places[step.address], step) for step in steps]
 
