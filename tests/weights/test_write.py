@@ -95,7 +95,7 @@ def test_the_same_tensors_are_the_same_bytes(tmp_path: Path) -> None:
 
 
 def _refused(
-    tmp_path: Path, error: type[SurgeryError], match: str, path: object, **options
+    tmp_path: Path, error: type[SurgeryError], match: str, path: object, **options: Any
 ) -> None:
     before = {p: p.read_bytes() if p.is_file() else None for p in tmp_path.rglob("*")}
     with pytest.raises(error, match=match) as caught:
