@@ -70,6 +70,8 @@ compare, and the run proves shapes). The example is the family's.
 - run: eval mode, two samples of the size given. Where a head answers in train mode only, train \
 mode as well, in a copy. Detectors run their own forward on two images, with every score allowed: \
 so many boxes came out, all with labels below {CLASSES}.
+- compared: of how many tensors the bytes. The anchors of a detector are left out: every run makes \
+them anew.
 
 Times are processor time of the one thread, of one call each.
 
