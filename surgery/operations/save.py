@@ -72,7 +72,8 @@ def save(model: nn.Module, path: str | os.PathLike[str], *, overwrite: bool = Fa
 
     Raises:
         PlanError: the model has state that is no plain tensor (quantised layers, sparse tensors,
-            extra state), tensors on meta, or shards.
+            extra state), tensors on meta, or no tensors at all.
+        WrappedModelError: it is inside DataParallel, DistributedDataParallel or FSDP.
         WeightsError: there is a file already, no such directory, no permission, or no space.
         UnsupportedModelError: no model, or a lazy, scripted or exported one.
 
@@ -97,6 +98,14 @@ def save(model: nn.Module, path: str | os.PathLike[str], *, overwrite: bool = Fa
     operations = made.operations_on(inner)
     tensors = _tensors(inner, portrait, operations)
     _check_state(inner)
+    if not tensors:
+        raise PlanError(
+            "there is nothing to save: the model has no values of its own",
+            where=tree.class_name(type(inner)),
+            expected="at least one parameter or buffer",
+            found="none that a file would hold",
+            fix="the code that makes it makes all of it",
+        )
     record = Record(
         portrait,
         operations,
