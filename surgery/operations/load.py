@@ -67,7 +67,8 @@ def load_weights(
     Args:
         model: any module; it is changed in place. ``torch.compile``'s wrapper is passed through.
         source: a file, a directory, a mapping from names to tensors, a model, ``Weights``, or an
-            entry that a library publishes, with ``url``. It is not changed.
+            entry that a library publishes, with ``url``; the class names that it lists are
+            remembered where its head is loaded. It is not changed.
         rename: names for the source's keys: a mapping from keys to names, pairs of a regular
             expression and a replacement, or a callable from a key to its name or None.
         drop: patterns of keys of either side to leave out, as in ``surgery.freeze``.
@@ -206,9 +207,21 @@ class _Loading:
             (),
             (count, count),
             notes=tuple(notes),
+            classes=self._learned(matching, adapter),
             matching=matching,
         )
         return plan, "; ".join(filter(None, [loud, *found.warnings, matching.warning()]))
+
+    def _learned(self, matching: Matching, adapter: Adapter) -> Names:
+        """The names of the classes, where the source lists them and fills a head with them."""
+        names = self.classes.listed
+        if names is None or adapter.ends is None:
+            return None
+        for key in matching.pairs:
+            rows = self.places.infos[key].shape[:1]
+            if rows == (len(names),) and adapter.ends.is_head(self.places.entry(key).addresses):
+                return names
+        return None
 
     def _title(self, matching: Matching) -> str:
         loaded = len(matching.model_verdicts) - len(matching.missing) - len(matching.dropped)

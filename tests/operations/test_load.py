@@ -24,6 +24,7 @@ from surgery.errors import (
     WrappedModelError,
 )
 from surgery.families.registry import Registry
+from surgery.operations.names import remembered
 from surgery.operations.plan import Outcome
 from tests.operations.state import differences
 from tests.operations.state import state_of as everything
@@ -376,3 +377,17 @@ def test_a_part_of_the_models_own_tensors_in_other_places():
     load(model, swapped)
     assert equal(model[0], second)
     assert equal(model[1], first)
+
+
+def test_the_names_of_an_entrys_classes_come_with_its_head():
+    class Entry:
+        meta = {"categories": ["cat", "dog", "eel"]}  # noqa: RUF012
+
+        def get_state_dict(self) -> dict[str, torch.Tensor]:
+            return other(model)
+
+    model = models.resnet18(num_classes=3)
+    outcome = load(model, Entry(), registry=Registry.of(resnet.FAMILY))
+    assert remembered(model) == ("cat", "dog", "eel")
+    outcome.undo()
+    assert remembered(model) is None
