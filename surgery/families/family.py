@@ -67,7 +67,7 @@ class HeadClaim:
     def __post_init__(self) -> None:
         where = f"HeadClaim({self.address!r})"
         _check_address(self.address, f"{where}.address")
-        for path in self.sync:
+        for path in _different_strings("HeadClaim", self.address, "sync", self.sync, "num_classes"):
             _check_address(path, f"{where}.sync")
         self._check_start(where)
         if self.role not in get_args(HeadRole):
@@ -127,8 +127,9 @@ class Family:
             ``surgery.Example``. Two samples at least: BatchNorm refuses one in train mode.
         heads: the layers that make classes.
         headless: nothing in these models makes classes, whatever their outputs look like.
-        background: the name of class 0, where these models count "no object" as one of the
-            classes; empty where they do not.
+        background: the name of class 0, where these models treat it as "no object"; empty where
+            they do not.
+        notes: what a person should know who changes the number of classes of such a model.
         stages: the trunk in the order of execution, a tuple of addresses for each stage, for
             freezing and for layer-wise learning rates; or a callable from the model to that.
         stem: addresses of the part before the first stage, the layer that takes the input first;
@@ -167,6 +168,7 @@ class Family:
     heads: tuple[HeadClaim, ...] = ()
     headless: bool = False
     background: str = ""
+    notes: tuple[str, ...] = ()
     stages: Stages | Callable[[nn.Module], Stages] = ()
     stem: Stem | Callable[[nn.Module], Stem] = ()
     sync: tuple[str, ...] = ()
@@ -204,22 +206,7 @@ class Family:
         )
 
     def _check_strings(self, name: str, value: object, sample: str) -> tuple[str, ...]:
-        """A tuple of different strings, or an error; one string is the commonest mistake."""
-        if not isinstance(value, tuple) or not all(isinstance(item, str) for item in value):
-            fix = f"{name}=({value!r},)" if isinstance(value, str) else f"{name}=({sample!r},)"
-            raise self._wrong(
-                name, f"{name} has a wrong type", "a tuple of strings", repr(value), fix
-            )
-        for item in value:
-            if value.count(item) > 1:
-                raise self._wrong(
-                    name,
-                    f"{item!r} stands twice in {name}",
-                    "each once",
-                    value,
-                    f"name {item!r} once",
-                )
-        return value
+        return _different_strings("Family", self.name, name, value, sample)
 
     def _check_names(self) -> None:
         sample = "package.module.Class"
@@ -293,6 +280,7 @@ class Family:
                 f"headless={self.headless!r}, {len(self.heads)} heads",
                 "leave headless out",
             )
+        self._check_strings("notes", self.notes, "class 0 is never a label")
         if not isinstance(self.background, str):
             raise self._wrong(
                 "background",
@@ -439,6 +427,29 @@ def contradicted(
         expected=expected if expected is not None else claims or "no head",
         found=found,
         fix="correct the claim, and run surgery.testing.check_family(family)",
+    )
+
+
+def _different_strings(
+    kind: str, owner: str, name: str, value: object, sample: str
+) -> tuple[str, ...]:
+    """A tuple of different strings, or an error; one string is the commonest mistake."""
+    strings = isinstance(value, tuple) and all(isinstance(item, str) for item in value)
+    twice = [item for item in value if value.count(item) > 1] if strings else []  # type: ignore[attr-defined]
+    if strings and not twice:
+        return value  # type: ignore[return-value]
+    what, expected, fix = f"{name} has a wrong type", "a tuple of strings", f"{name}=({sample!r},)"
+    if twice:
+        what, expected = f"{twice[0]!r} stands twice in {name}", "each once"
+        fix = f"name {twice[0]!r} once"
+    elif isinstance(value, str):
+        fix = f"{name}=({value!r},)"
+    raise PluginError(
+        f"{'family' if kind == 'Family' else kind} {owner!r}: {what}",
+        where=f"{kind}({owner!r}).{name}",
+        expected=expected,
+        found=repr(value),
+        fix=fix,
     )
 
 

@@ -139,6 +139,19 @@ def test_a_wrong_head_claim_is_named(arguments: tuple[object, ...], field: str):
     assert caught.value.fix
 
 
+@pytest.mark.parametrize("sync", ["num_classes", ["num_classes"], (1,), ("a", "a"), None])
+def test_a_wrong_sync_is_said_alike_of_a_claim_and_of_a_family(sync: object):
+    with pytest.raises(PluginError) as claimed:
+        HeadClaim("fc", sync=sync)
+    with pytest.raises(PluginError) as family:
+        Family("fc", ("a.B",), sync=sync)
+    assert claimed.value.where == "HeadClaim('fc').sync"
+    assert family.value.where == "Family('fc').sync"
+    assert claimed.value.fix == family.value.fix
+    said = str(family.value).replace("family", "HeadClaim").replace("Family", "HeadClaim")
+    assert str(claimed.value) == said
+
+
 def test_a_claim_covers_what_lies_inside_and_no_namesake():
     claim = HeadClaim("fc")
     covered = [x for x in ("fc", "fc.2", "fc2", "fc2.fc", "a.fc", "") if claim.covers(x)]
