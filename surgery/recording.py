@@ -11,7 +11,7 @@ from surgery import tree
 from surgery.errors import PluginError, RecordError
 from surgery.families.applied import example_for
 from surgery.families.family import Family
-from surgery.families.registry import Registry, default_registry
+from surgery.families.registry import Registry, in_force
 from surgery.graph.example import Example
 from surgery.graph.graph import Graph
 from surgery.graph.infer import infer_example
@@ -75,7 +75,7 @@ def resolve_example(
     Raises:
         ExampleError: nothing was given and nothing could be inferred.
     """
-    registry = default_registry() if registry is None else registry
+    registry = in_force(registry)
     family = registry.claim(model)
     if example is not None:
         given = Example.of(example)

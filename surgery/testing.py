@@ -13,7 +13,7 @@ from surgery import tree
 from surgery.errors import AddressError, ClaimContradictedError, PluginError, SurgeryError
 from surgery.families.applied import attribute, example_for, stages_for, stem_for
 from surgery.families.family import Family, contradicted, overlaps
-from surgery.families.registry import Registry
+from surgery.families.registry import Registry, check_registry
 from surgery.graph.record import record_graph
 
 if TYPE_CHECKING:
@@ -73,6 +73,7 @@ def check_family(
         >>> check_family(family, models={"tiny": Tiny})
         ('tiny',)
     """
+    check_registry(registry)
     registry = Registry.of(family) if registry is None else registry
     builders = models or {
         name: partial(_imported, family, name, target) for name, target in family.catalog.items()

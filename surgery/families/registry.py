@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 from weakref import WeakKeyDictionary
 
-from surgery.errors import ClaimConflictError, PluginError
+from surgery.errors import ArgumentError, ClaimConflictError, PluginError
 from surgery.families.family import Claim, Family
 from surgery.families.hookspecs import PROJECT, Commands
 from surgery.families.kinds import HeadKind, WeightReader
@@ -96,7 +96,14 @@ class Registry:
         head_kinds: Sequence[HeadKind] = (),
         weight_readers: Sequence[WeightReader] = (),
     ) -> Registry:
-        """A registry of these alone; ``Registry.of()`` knows nothing and works by graph."""
+        """A registry of these alone; ``Registry.of()`` knows nothing and works by graph.
+
+        Raises:
+            PluginError: something else than families, head kinds and weight readers.
+        """
+        _check_parts("families", Family, families)
+        _check_parts("head_kinds", HeadKind, head_kinds)
+        _check_parts("weight_readers", WeightReader, weight_readers)
         plugins = [Plugin(family.name, families=(family,)) for family in families]
         plugins += [Plugin(kind.name, head_kinds=(kind,)) for kind in head_kinds]
         plugins += [Plugin(reader.name, weight_readers=(reader,)) for reader in weight_readers]
@@ -283,6 +290,71 @@ def default_registry() -> Registry:
     """
     names = (name.strip() for name in os.environ.get(DISABLE, "").split(","))
     return Registry.load(disabled=tuple(name for name in names if name))
+
+
+def check_registry(registry: object) -> None:
+    """Refuse what is no registry, before anything is asked of it.
+
+    Args:
+        registry: what a caller passed; None stands for the plugins that are installed.
+
+    Raises:
+        ArgumentError: neither None nor a ``Registry``.
+    """
+    if registry is None or isinstance(registry, Registry):
+        return
+    families = isinstance(registry, Family) or (
+        isinstance(registry, Sequence)
+        and len(registry) > 0
+        and all(isinstance(item, Family) for item in registry)
+    )
+    given = f"{'' if isinstance(registry, Family) else '*'}families" if families else ""
+    raise ArgumentError(
+        "this is no registry of plugins",
+        where="registry",
+        expected="a surgery.families.registry.Registry, or None for the plugins installed",
+        found=repr(registry),
+        fix=f"registry=Registry.of({given})" if families else "leave registry out",
+    )
+
+
+def in_force(registry: Registry | None) -> Registry:
+    """The registry that a caller passed, or that of the installed plugins.
+
+    Args:
+        registry: what a caller passed, or None.
+
+    Raises:
+        ArgumentError: neither None nor a ``Registry``.
+
+    Example:
+        >>> from surgery.families.registry import Registry, in_force
+        >>> none = Registry.of()
+        >>> in_force(none) is none
+        True
+    """
+    check_registry(registry)
+    return default_registry() if registry is None else registry
+
+
+def _check_parts(argument: str, kind: type, parts: object) -> None:
+    """What a registry is made of: families as they are, the others in a list by keyword."""
+    listed = isinstance(parts, Sequence) and not isinstance(parts, str)
+    wrong = [part for part in parts if not isinstance(part, kind)] if listed else [parts]  # type: ignore[attr-defined]
+    if not wrong:
+        return
+    found, keyword = wrong[0], f"{argument}=[...]"
+    if argument == "families":
+        other = {HeadKind: "head_kinds", WeightReader: "weight_readers"}.get(type(found))
+        several = isinstance(found, Sequence) and all(isinstance(part, Family) for part in found)
+        keyword = f"{other}=[...]" if other else "*families" if several else "family"
+    raise PluginError(
+        f"this is no {kind.__name__}",
+        where=f"Registry.of({argument})",
+        expected=f"values of surgery.families.{kind.__name__}",
+        found=repr(found),
+        fix=f"Registry.of({keyword})",
+    )
 
 
 def _named(

@@ -15,7 +15,7 @@ from torch import nn
 from surgery import tree
 from surgery.deferred import Deferred, construct
 from surgery.errors import ArgumentError, PlanError, SurgeryError
-from surgery.families.registry import Registry, default_registry
+from surgery.families.registry import Registry, in_force
 from surgery.heads import find_heads
 from surgery.operations.choose import check_classes
 from surgery.operations.draws import Draws
@@ -116,7 +116,7 @@ def build(
     if num_classes is not None:
         check_classes(None, num_classes)
     check_generator(generator)
-    registry = default_registry() if registry is None else registry
+    registry = in_force(registry)
     resolved = resolve_target(target, registry)
     heads: tuple[str, ...] = ()
     draws = Draws(generator)

@@ -10,7 +10,7 @@ from torch import nn
 
 from surgery import tree
 from surgery.errors import ArgumentError, PlanError
-from surgery.families.registry import Registry
+from surgery.families.registry import Registry, check_registry
 from surgery.operations.content import PLAIN, Content
 from surgery.weights import Weights, read
 
@@ -61,6 +61,7 @@ def donor_of(source: object, registry: Registry | None = None) -> Donor:
         registry: plugins whose readers know further formats of files.
 
     Raises:
+        ArgumentError: no registry.
         UnsupportedModelError: lazy, scripted or exported.
         WeightsError: the checkpoint cannot be read.
 
@@ -68,6 +69,7 @@ def donor_of(source: object, registry: Registry | None = None) -> Donor:
         >>> sorted(donor_of({"fc.bias": torch.ones(2)}).modules)
         ['', 'fc']
     """
+    check_registry(registry)
     if isinstance(source, nn.Module):
         return _of_model(tree.check_model(source))
     fresh = not isinstance(source, Weights)

@@ -13,7 +13,7 @@ from surgery import tree
 from surgery.errors import ArgumentError, ClaimContradictedError, PlanError, RecordError
 from surgery.families.applied import stem_for
 from surgery.families.family import Family, Stem
-from surgery.families.registry import Registry, default_registry
+from surgery.families.registry import Registry, in_force
 from surgery.families.resizing import followers_for
 from surgery.graph.entrance import find_entrances
 from surgery.graph.example import Example
@@ -113,7 +113,7 @@ def adapt_input(
     tree.check_changeable(model)
 
     def planned() -> Plan:
-        known = default_registry() if registry is None else registry
+        known = in_force(registry)
         inner = tree.unwrap(model)
         resolved = resolve_example(model, example, registry=known)
         graphs, notes = _record(inner, resolved)

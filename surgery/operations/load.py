@@ -12,7 +12,7 @@ from torch import nn
 
 from surgery import tree
 from surgery.errors import PartialLoadWarning, PlanError
-from surgery.families.registry import Registry, default_registry
+from surgery.families.registry import Registry, in_force
 from surgery.operations.adapt_weights import Adapter, Names, told_names
 from surgery.operations.apply import operate
 from surgery.operations.arrivals import (
@@ -115,7 +115,7 @@ def load_weights(
     """
     tree.check_model(model)
     tree.check_changeable(model)
-    known = default_registry() if registry is None else registry
+    known = in_force(registry)
     inner = tree.unwrap(model)
     entry = published(source)
     weights = read(entry.source, mmap=mmap, inside=inside, registry=known)

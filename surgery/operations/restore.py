@@ -13,7 +13,7 @@ from torch import nn
 from surgery import tree
 from surgery.deferred import Deferred
 from surgery.errors import ArgumentError, VerificationError
-from surgery.families.registry import Registry, default_registry
+from surgery.families.registry import Registry, check_registry, in_force
 from surgery.operations import made, names
 from surgery.operations.apply import apply, operate
 from surgery.operations.build import constructed
@@ -92,6 +92,7 @@ def restore(
         >>> again[2].out_features, again.train()[1].training
         (3, False)
     """
+    check_registry(registry)
     weights = read(path, mmap=mmap)
     record = read_record(weights.metadata, weights.origin)
     if isinstance(target, nn.Module):
@@ -105,7 +106,7 @@ def restore(
             found=repr(target),
             fix="surgery.restore(target, path) touches no model that is there",
         )
-    known = default_registry() if registry is None else registry
+    known = in_force(registry)
     resolved = resolve_target(target, known)
     draws = Draws()
     try:

@@ -12,7 +12,7 @@ from torch import nn
 from surgery import tree
 from surgery.errors import ArgumentError
 from surgery.families.applied import stages_for, stem_for
-from surgery.families.registry import Registry, default_registry
+from surgery.families.registry import Registry, check_registry, in_force
 from surgery.heads import find_heads
 
 Pattern: TypeAlias = "str | re.Pattern[str] | Callable[[str], bool]"
@@ -42,8 +42,9 @@ def select(
         registry: for finding heads.
 
     Raises:
-        ArgumentError: a pattern that is none, or that fits nothing.
+        ArgumentError: a pattern that is none, or that fits nothing; no registry.
     """
+    check_registry(registry)
     addresses = _addresses(model)
     found: set[str] = set()
     for pattern in listed(patterns):
@@ -67,7 +68,7 @@ def first_stages(model: nn.Module, count: object, registry: Registry | None) -> 
     Raises:
         ArgumentError: no plugin knows the model's stages, or it has fewer.
     """
-    known = default_registry() if registry is None else registry
+    known = in_force(registry)
     family = known.claim(model)
     stages = stages_for(family, model) if family is not None else ()
     if family is None or not stages:

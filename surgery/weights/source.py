@@ -8,16 +8,13 @@ from collections.abc import Mapping
 from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from torch import nn
 
 from surgery.errors import AmbiguousWeightsError, ArgumentError, WeightsError
+from surgery.families.registry import Registry, check_registry
 from surgery.weights import files, folders, memory, plugged, shards
 from surgery.weights.value import TensorInfo, Weights
-
-if TYPE_CHECKING:
-    from surgery.families.registry import Registry
 
 __all__ = ["TensorInfo", "Weights", "read"]
 
@@ -66,6 +63,7 @@ def read(
         >>> weights.chosen, weights.notes, weights.tensors["fc.bias"].shape
         ('state_dict', ("beside 'state_dict': epoch=3",), (2,))
     """
+    check_registry(registry)
     if isinstance(source, Weights):
         return _again(source, inside)
     if isinstance(source, nn.Module):

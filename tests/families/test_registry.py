@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.metadata
+import inspect
 import subprocess
 import sys
 import tomllib
@@ -14,7 +15,8 @@ import pytest
 import torch
 from torch import nn
 
-from surgery.errors import ClaimConflictError, HookError, PluginError
+import surgery
+from surgery.errors import ArgumentError, ClaimConflictError, HookError, PluginError
 from surgery.families import Family, HeadKind, WeightReader
 from surgery.families.registry import DISABLE, Registry, default_registry
 
@@ -72,6 +74,67 @@ def test_with_no_plugin_nothing_is_claimed():
     assert registry.weight_reader(Path("x.pth")) is None
     assert registry.families == registry.head_kinds == registry.failures == ()
     assert registry.explain() == "no plugin is installed"
+
+
+KIND = HeadKind("kind", ("a.B",), rebuild=print)
+READER = WeightReader("reader", (".a",), sniff=print, open=print)
+
+
+@pytest.mark.parametrize(
+    ("families", "others", "where", "fix"),
+    [
+        ((KIND,), {}, "families", "Registry.of(head_kinds=[...])"),
+        ((READER,), {}, "families", "Registry.of(weight_readers=[...])"),
+        (([family(Base), family(Leaf)],), {}, "families", "Registry.of(*families)"),
+        (("resnet",), {}, "families", "Registry.of(family)"),
+        ((None,), {}, "families", "Registry.of(family)"),
+        ((), {"head_kinds": KIND}, "head_kinds", "Registry.of(head_kinds=[...])"),
+        ((), {"head_kinds": [family(Base)]}, "head_kinds", "Registry.of(head_kinds=[...])"),
+        ((), {"weight_readers": "a"}, "weight_readers", "Registry.of(weight_readers=[...])"),
+    ],
+)
+def test_a_registry_is_made_of_what_plugins_give(families, others, where: str, fix: str):
+    with pytest.raises(PluginError) as caught:
+        Registry.of(*families, **others)
+    assert caught.value.where == f"Registry.of({where})"
+    assert caught.value.fix == fix
+
+
+ASKED = {
+    "build": lambda model, **asked: surgery.build("resnet18", **asked),
+    "load_weights": lambda model, **asked: surgery.load_weights(model, {}, **asked),
+    "replace": lambda model, **asked: surgery.replace(model, {"1": nn.ReLU()}, **asked),
+    "replace_head": lambda model, **asked: surgery.replace_head(model, 3, **asked),
+    "replace_keypoints": lambda model, **asked: surgery.replace_keypoints(model, 3, **asked),
+    "adapt_input": lambda model, **asked: surgery.adapt_input(model, in_channels=1, **asked),
+    "restore": lambda model, **asked: surgery.restore("resnet18", "none.safetensors", **asked),
+    "transplant": lambda model, **asked: surgery.transplant(Leaf(), model, **asked),
+}
+
+
+@pytest.mark.parametrize(
+    "verb",
+    [
+        name
+        for name in surgery.__all__
+        if inspect.isfunction(getattr(surgery, name))
+        and "registry" in inspect.signature(getattr(surgery, name)).parameters
+    ],
+)
+def test_every_verb_refuses_what_is_no_registry(verb: str):
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    call = ASKED.get(verb, getattr(surgery, verb))
+    theirs = family(Base)
+    for wrong, fix in (
+        (3, "leave registry out"),
+        ([], "leave registry out"),
+        (theirs, "registry=Registry.of(families)"),
+        ([theirs], "registry=Registry.of(*families)"),
+    ):
+        with pytest.raises(ArgumentError, match="no registry of plugins") as caught:
+            call(model, registry=wrong)
+        assert caught.value.where == "registry"
+        assert caught.value.fix == fix
 
 
 def test_wrappers_and_parametrizations_are_passed_through():
