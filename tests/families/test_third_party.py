@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
 import re
 import subprocess
 import sys
 import venv
+from importlib.metadata import distributions, entry_points
 from pathlib import Path
 from pkgutil import resolve_name
 
@@ -41,23 +41,29 @@ print(json.dumps(answer))
 """
 
 
-FAMILY = ("tinynet.py", "surgery_tinynet.py", "pyproject.toml", "test_tinynet.py")
-HEADS = ("tinyheads.py", "surgery_tinyheads.py", "test_tinyheads.py")
-SUBCLASS = ("tinyresnet.py", "surgery_tinyresnet.py")
-DETECTOR = ("tinydetector.py", "surgery_tinydetector.py")
+SECTIONS = {
+    "tinynet": ("tinynet.py", "surgery_tinynet.py", "pyproject.toml", "test_tinynet.py"),
+    "tinyheads": ("tinyheads.py", "surgery_tinyheads.py", "pyproject.toml", "test_tinyheads.py"),
+    "tinyresnet": ("tinyresnet.py", "surgery_tinyresnet.py", "pyproject.toml"),
+    "tinydetector": ("tinydetector.py", "surgery_tinydetector.py", "pyproject.toml"),
+}
 
 
-def manual() -> dict[str, str]:
-    """The files of the manual: every fence whose first line is the name of a file."""
-    fences = re.findall(r"^```\w+\n# (\S+)\n(.*?)^```$", MANUAL.read_text("utf-8"), re.S | re.M)
-    assert [name for name, _ in fences] == [*FAMILY, *HEADS, *SUBCLASS, *DETECTOR]
-    return dict(fences)
+def manual() -> dict[str, dict[str, str]]:
+    """The files of each section: every fence whose first line is the name of a file."""
+    found = {}
+    for section in MANUAL.read_text("utf-8").split("\n## "):
+        fences = re.findall(r"^```\w+\n# (\S+)\n(.*?)^```$", section, re.S | re.M)
+        if fences:
+            found[fences[0][0].removesuffix(".py")] = dict(fences)
+    assert {name: tuple(files) for name, files in found.items()} == SECTIONS
+    return found
 
 
-def written_in_the_manual(folder: Path, names: tuple[str, ...] = FAMILY) -> None:
-    files = manual()
-    for name in names:
-        (folder / name).write_text(files[name], "utf-8")
+def written_in_the_manual(folder: Path, section: str) -> Path:
+    for name, text in manual()[section].items():
+        (folder / name).write_text(text, "utf-8")
+    return folder
 
 
 def installed(folder: Path, name: str, **plugins: str) -> None:
@@ -69,19 +75,15 @@ def installed(folder: Path, name: str, **plugins: str) -> None:
     (info / "entry_points.txt").write_text(f"[surgery]\n{points}", "utf-8")
 
 
-def run(folder: Path, code: str, **environ: str) -> str:
-    """What a fresh process says that sees a folder, the project and what it needs."""
+def run(python: Path, folder: Path, code: str, **environ: str) -> str:
+    """What a fresh process of an environment says in a folder."""
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", code],
+        [python, "-W", "error", "-c", code],
         capture_output=True,
         text=True,
         check=False,
         cwd=folder,
-        env={
-            "PATH": "",
-            "PYTHONPATH": os.pathsep.join(map(str, (folder, ROOT, ROOT / "plugins"))),
-            **environ,
-        },
+        env={"PATH": "", **environ},
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -89,7 +91,7 @@ def run(folder: Path, code: str, **environ: str) -> str:
 
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A fresh environment that sees our packages, with the distribution installed; its Python."""
+    """A fresh environment that sees our packages, with every section installed; its Python."""
     folder = tmp_path_factory.mktemp("environment")
     own_pip = importlib.util.find_spec("pip") is not None
     venv.create(folder, with_pip=not own_pip, symlinks=True)
@@ -98,8 +100,7 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
     seen = [ROOT, ROOT / "plugins", *(path for path in sys.path if path.endswith("-packages"))]
     (site / "host.pth").write_text("\n".join(map(str, seen)), "utf-8")
 
-    project = tmp_path_factory.mktemp("surgery-tinynet")
-    written_in_the_manual(project)
+    projects = [written_in_the_manual(tmp_path_factory.mktemp(name), name) for name in SECTIONS]
     pip = (
         [sys.executable, "-m", "pip", "--python", str(python)] if own_pip else [python, "-m", "pip"]
     )
@@ -112,25 +113,19 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "--no-deps",
         "--disable-pip-version-check",
         *here,
-        project,
+        *projects,
     ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert (site / "surgery_tinynet.py").exists()
+    for name in SECTIONS:
+        assert (site / f"surgery_{name}.py").exists()
+        (known,) = distributions(name=f"surgery-{name}", path=[str(site)])
+        assert known.requires == ["torch-surgery"]
     return python
 
 
 def ask(python: Path, folder: Path, **environ: str) -> dict[str, object]:
-    done = subprocess.run(
-        [python, "-W", "error", "-c", ASK],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=folder,
-        env={"PATH": "", **environ},
-    )
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+    return json.loads(run(python, folder, ASK, **environ))
 
 
 def test_an_installed_plugin_is_found_and_claims_its_models(environment: Path, tmp_path: Path):
@@ -148,32 +143,18 @@ def test_an_installed_plugin_can_be_disabled(environment: Path, tmp_path: Path):
     assert answer["failures"] == []
 
 
-def test_the_contract_test_of_the_manual_passes_where_it_is_installed(
-    environment: Path, tmp_path: Path
+@pytest.mark.parametrize(
+    ("section", "name"),
+    [
+        ("tinynet", "test_the_family_keeps_its_word"),
+        ("tinyheads", "test_both_heads_are_rebuilt_train_and_come_back"),
+    ],
+)
+def test_the_tests_of_the_manual_pass_where_it_is_installed(
+    environment: Path, tmp_path: Path, section: str, name: str
 ):
-    written_in_the_manual(tmp_path)
-    test = tmp_path / "test_tinynet.py"
-    for other in tmp_path.iterdir():
-        if other != test:
-            other.unlink()
-    code = "import test_tinynet; test_tinynet.test_the_family_keeps_its_word()"
-    done = subprocess.run(
-        [environment, "-W", "error", "-c", code],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=tmp_path,
-    )
-    assert done.returncode == 0, done.stderr
-
-
-def test_the_heads_of_the_manual_are_rebuilt_trained_and_brought_back(tmp_path: Path):
-    written_in_the_manual(tmp_path, HEADS)
-    line = re.search(r'^tinyheads = "(\w+)"$', MANUAL.read_text("utf-8"), re.M)
-    assert line
-    installed(tmp_path, "surgery-tinyheads", tinyheads=line[1])
-    name = "test_both_heads_are_rebuilt_train_and_come_back"
-    run(tmp_path, f"import test_tinyheads; test_tinyheads.{name}()")
+    (tmp_path / f"test_{section}.py").write_text(manual()[section][f"test_{section}.py"], "utf-8")
+    run(environment, tmp_path, f"import test_{section}; test_{section}.{name}()")
 
 
 CLAIMS = """
@@ -187,7 +168,8 @@ from surgery_tinyresnet import FAMILY
 
 with torch.device("meta"):
     models = (TinyResNet(), type("Child", (TinyResNet,), {})(), resnet18())
-for names in ("", "tinyresnet", "surgery-tinyresnet", "ours:resnet", "tinyresnet, resnet"):
+ours = os.environ["OURS"]
+for names in ("", "tinyresnet", "surgery-tinyresnet", f"{ours}:resnet", "tinyresnet, resnet"):
     os.environ["SURGERY_DISABLE_PLUGINS"] = names
     default_registry.cache_clear()
     claims = [default_registry().claim(model) for model in models]
@@ -202,12 +184,16 @@ print(model.fc[2].out_features)
 """
 
 
-def test_a_claim_of_the_manual_on_a_subclass_beats_ours_until_it_is_disabled(tmp_path: Path):
-    written_in_the_manual(tmp_path, SUBCLASS)
-    installed(tmp_path, "ours", resnet="surgery_plugins.resnet")
-    installed(tmp_path, "surgery-tinyresnet", tinyresnet="surgery_tinyresnet")
+def test_a_claim_of_the_manual_on_a_subclass_beats_ours_until_it_is_disabled(
+    environment: Path, tmp_path: Path
+):
+    points = [p for p in entry_points(group="surgery") if p.value == "surgery_plugins.resnet"]
+    ours = points[0].dist.name if points else "ours"
+    if not points:
+        installed(tmp_path, ours, resnet="surgery_plugins.resnet")
     theirs = ["tinyresnet", "tinyresnet"]
-    assert [json.loads(line) for line in run(tmp_path, CLAIMS).splitlines()] == [
+    answers = run(environment, tmp_path, CLAIMS, OURS=ours).splitlines()
+    assert [json.loads(line) for line in answers] == [
         [*theirs, "resnet"],
         ["resnet"] * 3,
         ["resnet"] * 3,
@@ -238,10 +224,8 @@ except ArgumentError as error:
 """
 
 
-def test_the_detector_of_the_manual_changes_both_layers(tmp_path: Path):
-    written_in_the_manual(tmp_path, DETECTOR)
-    installed(tmp_path, "surgery-tinydetector", tinydetector="surgery_tinydetector")
-    assert run(tmp_path, DETECT).splitlines() == [
+def test_the_detector_of_the_manual_changes_both_layers(environment: Path, tmp_path: Path):
+    assert run(environment, tmp_path, DETECT).splitlines() == [
         "7 28",
         "True",
         "1",
@@ -279,7 +263,7 @@ def test_the_detector_of_the_manual_changes_both_layers(tmp_path: Path):
     ],
 )
 def test_a_mistake_in_following_the_manual_is_named(load, write, right: str, wrong: str, said: str):
-    files = manual()
+    files = manual()["tinynet"]
     code = files["surgery_tinynet.py"]
     assert code.count(right) == 1
     write("tinynet", files["tinynet.py"])
@@ -296,7 +280,7 @@ def test_a_mistake_in_following_the_manual_is_named(load, write, right: str, wro
 
 
 def test_two_plugins_of_the_manual_name_each_other(load, write):
-    files = manual()
+    files = manual()["tinynet"]
     write("tinynet", files["tinynet.py"])
     first, second = (write(name, files["surgery_tinynet.py"]) for name in ("one", "two"))
     registry = load(first=first, second=second)
