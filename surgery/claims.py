@@ -106,29 +106,40 @@ def checked(
             raise contradicted(claimed.family, shown)
     if asked and not holding:
         return [head for head in heads if head.corroborated]
-    return [_following(claims, heads, head) for head in heads]
+    followed = [_following(claims, heads, head) for head in heads]
+    return [head for head in followed if head is not None]
 
 
-def _following(claims: Sequence[Claimed], heads: Sequence[Head], head: Head) -> Head:
-    """The head, with the heads that it follows where it is coupled to some."""
+def _following(claims: Sequence[Claimed], heads: Sequence[Head], head: Head) -> Head | None:
+    """The head, with the heads that it follows where it is coupled to some.
+
+    None for a layer that could be coupled and makes the numbers of one class for all of them.
+    """
     if head.role != "coupled":
         return head
     here = next(claimed for claimed in claims if claimed.covers(head.addresses))
     leading = [c for c in claims if c.base == here.base and c.claim.role not in FOLLOWING]
     led = [other for other in heads if any(c.covers(other.addresses) for c in leading)]
     odd = [other for other in led if other.num_classes != head.num_classes]
+    if odd and head.num_classes == 1:
+        return None
     if odd or not led:
         raise _uncoupled(here, head, odd)
     return dataclasses.replace(head, follows=tuple(other.address for other in led))
 
 
 def _uncoupled(claimed: Claimed, head: Head, odd: Sequence[Head]) -> ClaimContradictedError:
-    entries = head.num_classes * head.factor
+    entries, factor = head.num_classes * head.factor, claimed.claim.factor
     classes = ", ".join(f"{other.address} ({other.num_classes})" for other in odd) or "no head"
-    return contradicted(
-        claimed.family,
-        f"{head.address} makes {entries} numbers, and classes are made at {classes}",
-        expected=f"{claimed.address} (coupled), {claimed.claim.factor} numbers for each class",
+    wanted = factor * odd[0].num_classes if odd else factor
+    return ClaimContradictedError(
+        f"family {claimed.family.name!r} says that {head.address} makes {factor} numbers for each "
+        "class, and it does not",
+        where=head.address,
+        expected=f"{wanted} outputs",
+        found=f"{head.address} makes {entries} numbers, and classes are made at {classes}",
+        fix=f"put a layer with {wanted} outputs at model.{head.address}, or where the family is "
+        "wrong correct its claim",
     )
 
 

@@ -106,20 +106,29 @@ class Heads(Shown, tuple[Head, ...]):
     Attributes:
         ending: what the graph shows behind each output; the answer where there is no head.
         branches: why several of them may be branches of a trunk; empty where nothing says so.
+        remedy: what to do where there is none, if anything better is known than to add a head.
     """
 
     ending: str
     branches: str
+    remedy: str
 
-    def __new__(cls, heads: tuple[Head, ...] = (), ending: str = "", branches: str = "") -> Heads:
+    def __new__(
+        cls,
+        heads: tuple[Head, ...] = (),
+        ending: str = "",
+        branches: str = "",
+        remedy: str = "",
+    ) -> Heads:
         """Make the tuple."""
         made = super().__new__(cls, heads)
         made.ending = ending
         made.branches = branches
+        made.remedy = remedy
         return made
 
-    def __getnewargs__(self) -> tuple[tuple[Head, ...], str, str]:
-        return tuple(self), self.ending, self.branches
+    def __getnewargs__(self) -> tuple[tuple[Head, ...], str, str, str]:
+        return tuple(self), self.ending, self.branches, self.remedy
 
     def __repr__(self) -> str:
         shown = f", branches={self.branches!r}" if self.branches else ""

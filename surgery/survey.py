@@ -14,8 +14,8 @@ from surgery import tree
 from surgery.claims import Claimed, checked, claim_on, claims_of, synced_facts
 from surgery.errors import RecordError
 from surgery.facts import Fact, find_facts
-from surgery.families.family import HeadRole
-from surgery.families.registry import Registry, default_registry
+from surgery.families.family import Family, HeadRole
+from surgery.families.registry import Registry, in_force
 from surgery.findings import Evidence, Head, HeadOutput, Heads
 from surgery.graph.aten import packet
 from surgery.graph.axes import Track, follow, packings_of
@@ -30,6 +30,9 @@ from surgery.recording import resolve_example
 
 # More mixing operations than this behind one output, the first feeding the last, is a stream.
 _STREAM = 32
+
+# How many outputs are told apart in words where none of them has a head.
+_SAID = 4
 
 _NO_LAYER = "is made without any layer that mixes features"
 _NO_SEEN_LAYER = "is made without any other layer that mixes features"
@@ -94,6 +97,7 @@ class Survey:
         sites: for every head's address, where it makes its outputs.
         facts: what the model says of its number of classes.
         blind_spots: what the recordings could not see.
+        family: the family of the model itself, if any.
     """
 
     example: Example
@@ -102,6 +106,7 @@ class Survey:
     sites: Mapping[str, tuple[Site, ...]]
     facts: tuple[Fact, ...]
     blind_spots: tuple[str, ...]
+    family: Family | None = None
 
 
 def survey(model: nn.Module, example: Any = None, *, registry: Registry | None = None) -> Survey:
@@ -118,7 +123,7 @@ def survey(model: nn.Module, example: Any = None, *, registry: Registry | None =
         ClaimContradictedError: the model's family claims another layer than the graph shows.
     """
     tree.check_model(model)
-    registry = default_registry() if registry is None else registry
+    registry = in_force(registry)
     resolved = resolve_example(model, example, registry=registry)
     graphs, spots = _record_both(model, resolved)
     index = tree.index(model)
@@ -139,8 +144,13 @@ def survey(model: nn.Module, example: Any = None, *, registry: Registry | None =
     heads = checked(index, registry, claims, heads)
     sites_by_head = {head.address: tuple(site for _, site in found[head.address]) for head in heads}
     said = list(dict.fromkeys(endings.values())) or ["no output holds a tensor"]
-    if not heads:
-        said += _known_inside(index, registry)
+    if len(said) > _SAID:
+        said = [*said[:_SAID], f"{len(said) - _SAID} more outputs"]
+    remedy = ""
+    part, name = _known_inside(index, registry) if not heads else ("", "")
+    if part:
+        said.insert(0, f"family {name!r} knows heads in {part!r}")
+        remedy = f"surgery.replace_head(model.get_submodule({part!r}), 7)"
     packed = [] if heads else _packed(index)
     if packed:
         shown = ", ".join(map(repr, packed[:4])) + (", ..." if len(packed) > 4 else "")
@@ -149,21 +159,19 @@ def survey(model: nn.Module, example: Any = None, *, registry: Registry | None =
     family = registry.claim(index.root)
     if family is not None and family.headless:
         said.insert(0, f"family {family.name!r} says that nothing in it makes classes")
+        remedy = "nothing to do: find a model that makes classes"
     joined = _branches(graphs, sites_by_head)
-    listed = Heads(tuple(heads), "; ".join(said), joined)
-    return Survey(resolved, graphs, listed, sites_by_head, facts, tuple(spots))
+    listed = Heads(tuple(heads), "; ".join(said), joined, remedy)
+    return Survey(resolved, graphs, listed, sites_by_head, facts, tuple(spots), family)
 
 
-def _known_inside(index: tree.Index, registry: Registry) -> list[str]:
-    """The first part of a model whose family knows heads that are none of the whole's outputs."""
+def _known_inside(index: tree.Index, registry: Registry) -> tuple[str, str]:
+    """The first part whose family knows heads that are none of the whole's outputs, and a name."""
     for module, addresses in index.modules.values():
         family = registry.claim(module) if addresses[0] else None
         if family is not None and family.heads:
-            part = f"model.get_submodule({addresses[0]!r})"
-            return [
-                f"family {family.name!r} knows heads in {part}, which may be operated on itself"
-            ]
-    return []
+            return addresses[0], family.name
+    return "", ""
 
 
 def _packed(index: tree.Index) -> list[str]:

@@ -4,7 +4,7 @@ Ren et al., https://arxiv.org/abs/1506.01497; He et al., https://arxiv.org/abs/1
 al., https://arxiv.org/abs/1708.02002; Tian et al., https://arxiv.org/abs/1904.01355; Liu et al.,
 https://arxiv.org/abs/1512.02325. Which boxes there are depends on values, so what is recorded runs
 every layer and nothing that chooses between boxes (detection_layers.py). torchvision counts the
-background as class 0 in all of them.
+background as class 0 in the weights of all of them.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ builders = SimpleNamespace(
 
 
 def catalog(*names: str) -> dict[str, str]:
-    """Where the builders of these are: none downloads a backbone."""
+    """Builders that download no backbone."""
     return {name: f"{__name__}:builders.{name}" for name in names}
 
 
@@ -91,7 +91,7 @@ DENSE = Family(
             bias=-4.59511985013459,
         ),
     ),
-    background=BACKGROUND,
+    notes=("torchvision's weights count the background as class 0, which the model treats alike",),
     stem=pyramid_stem,
     stages=dense_stages,
     renames={"version 1": ((r"(_head\.conv\.\d)\.(?=weight|bias)", r"\1.0."),)},

@@ -66,8 +66,7 @@ def splits(
     for place, size in enumerate(after if 0 not in before else ()):
         outer, outer_rest = divmod(math.prod(after[:place]), ahead)
         inner, inner_rest = divmod(math.prod(after[place + 1 :]), behind)
-        whole = not outer_rest and not inner_rest and outer * size * inner == before[axis]
-        if whole and size > 1:
+        if not outer_rest and not inner_rest and outer * size * inner == before[axis]:
             yield place, Packing(outer, inner)
 
 
@@ -75,8 +74,11 @@ def through_view(
     before: tuple[int, ...], axis: int, after: tuple[int, ...], packing: Packing
 ) -> tuple[int, Packing] | None:
     """The axis behind a view that holds the classes, and how; None where they are torn apart."""
-    for place, around in splits(before, axis, after):
-        if packing.outer % around.outer == 0 and packing.inner % around.inner == 0:
-            outer, inner = packing.outer // around.outer, packing.inner // around.inner
-            return place, Packing(outer, inner)
-    return None
+    found = [
+        (place, Packing(packing.outer // around.outer, packing.inner // around.inner))
+        for place, around in splits(before, axis, after)
+        if packing.outer % around.outer == 0 and packing.inner % around.inner == 0
+    ]
+    # An axis that holds the classes and nothing else, where there is one; it may be of length one.
+    apart = [each for each in found if each[1] == PLAIN]
+    return next(iter((*apart, *found)), None)

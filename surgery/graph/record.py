@@ -255,7 +255,9 @@ def _explained(
         expected="a forward pass that runs on the example",
         found=given or "no tensors in the example",
         fix="pass arguments that model(...) takes: example=torch.randn(2, 3, 224, 224), "
-        "example=(first, second) or example={'input_ids': ids}",
+        "example=(first, second) or example={'input_ids': ids}"
+        if example.forward is None
+        else "let the parts of the model fit each other: model(*arguments) shows whether they do",
     )
 
 

@@ -111,6 +111,21 @@ def staying_facts(
         new, reason = _decided(model, fact, heads, everything)
         if new is None and reason:
             yield f"{fact.address} says {fact.classes} and {reason}"
+        elif new is None and (odd := _one_less(fact, heads)) is not None:
+            head, size = odd
+            yield (
+                f"{fact.address} says {fact.classes} and stays, where {head.address!r} made "
+                f"{head.num_classes}: if one of them means no object, it should say {size - 1}"
+            )
+
+
+def _one_less(fact: Fact, heads: Sequence[tuple[Head, int]]) -> tuple[Head, int] | None:
+    """The head that makes one class more than a fact says, as for "no object"; or None."""
+    for head, size in heads:
+        odd = fact.kind == "count" and fact.classes == head.num_classes - 1
+        if odd and size != head.num_classes and _is_inside(head, fact.module):
+            return head, size
+    return None
 
 
 def _decided(

@@ -79,6 +79,7 @@ def apply(model: nn.Module, plan: Plan, draws: Draws | None = None) -> Outcome:
     root = next((step.new for step in plan.steps if step.kind == "root"), inner)
     before = ModelState.of(inner)
     old = _replaced(inner, plan)
+    named = names.remembered(inner)
     journal = Journal()
     try:
         for listed in (history.standing(), made.remembered(inner), made.remembered(root)):
@@ -103,7 +104,8 @@ def apply(model: nn.Module, plan: Plan, draws: Draws | None = None) -> Outcome:
         journal.tell_autograd()
         made.note(inner, root, plan, operated.entry)
         if plan.classes is not None:
-            operated.names = names.exchange(changed, plan.classes)
+            operated.names = named or ()
+            names.remember(changed, plan.classes or None)
         return Outcome(changed, plan, checks, old, new, operated)
     except BaseException as error:
         try:

@@ -13,9 +13,11 @@ from surgery.errors import (
     AmbiguousHeadError,
     ArgumentError,
     NoHeadError,
+    PlanError,
     UncorroboratedWarning,
 )
 from surgery.heads import Evidence, Head, Heads
+from surgery.survey import Survey
 
 Wanted: TypeAlias = "str | Iterable[str] | Mapping[str, int] | None"
 Names: TypeAlias = "Sequence[str] | None"
@@ -137,9 +139,12 @@ def choose(
             where="the outputs of the model",
             expected="an output whose axis is made by one layer",
             found=heads.ending,
-            fix="put a head behind it: torch.nn.Sequential(model, torch.nn.Linear(features, n))",
+            fix=heads.remedy
+            or "put a head behind it: torch.nn.Sequential(model, torch.nn.Linear(features, n))",
         )
     certain = [head for head in own if head.corroborated]
+    if _by_chance(own, certain):
+        raise _ambiguous(heads, verb)
     if certain:
         return with_following(heads, [(head, num_classes) for head in certain])
     sizes = {output.size for head in own for output in head.outputs}
@@ -157,6 +162,32 @@ def choose(
         stacklevel=5,
     )
     return [(head, num_classes) for head in own]
+
+
+def check_known_layers(known: Survey) -> None:
+    """Refuse where forward was not recorded and the model has other layers than its family knows.
+
+    What else depends on the classes would stay behind, unseen.
+
+    Raises:
+        PlanError: the family claims heads, and none of its layers is one here.
+    """
+    family = known.family
+    if family is None or known.example.forward is None or not known.heads:
+        return
+    if any(e.source == "family" for head in known.heads for e in head.evidence):
+        return
+    shown = ", ".join(f"{h.address} ({h.num_classes * h.factor} outputs)" for h in known.heads)
+    claimed = [claim.address for claim in family.heads if claim.role not in FOLLOWING]
+    part = claimed[0].rpartition(".")[0] if claimed else ""
+    raise PlanError(
+        f"forward depends on values and was not recorded, and family {family.name!r} does not know "
+        "the layers that make classes here: what is coupled to them would be left behind",
+        where=part or "the model",
+        expected=", ".join(claimed),
+        found=shown,
+        fix=f"surgery.replace(model, {{{part!r}: module}}) with all of it made for the new classes",
+    )
 
 
 def choose_keypoints(heads: Heads, num_keypoints: int) -> list[tuple[Head, int]]:
@@ -204,6 +235,29 @@ def with_following(
             )
         found.append((head, numbers[leading[0]]))
     return found
+
+
+def _by_chance(own: Sequence[Head], certain: Sequence[Head]) -> bool:
+    """Whether an attribute may mean another layer, which makes one class more: "no object".
+
+    The attribute then counts the kinds of objects, and a layer with as many outputs does so by
+    chance: four numbers of a box where there are four kinds.
+    """
+    weak = [head for head in certain if _sources(head) <= {"graph", "attribute"}]
+    others = [head for head in own if head not in certain]
+    return bool(weak) and any(
+        other.num_classes == head.num_classes + 1 and _paths(other).isdisjoint(_paths(head))
+        for head in weak
+        for other in others
+    )
+
+
+def _sources(head: Head) -> set[str]:
+    return {evidence.source for evidence in head.evidence}
+
+
+def _paths(head: Head) -> set[str]:
+    return {output.path for output in head.outputs}
 
 
 def _ambiguous(heads: Heads, verb: str) -> AmbiguousHeadError:

@@ -12,12 +12,13 @@ from torch import nn
 from surgery import tree
 from surgery.errors import ArgumentError, PlanError
 from surgery.families.kinds import HeadKind
-from surgery.families.registry import Registry, default_registry
+from surgery.families.registry import Registry, in_force
 from surgery.graph.graph import Spec
 from surgery.graph.skeleton import is_floating
 from surgery.heads import Head
 from surgery.operations.follow import PerClass
 from surgery.operations.keep import Rows, carry_rows
+from surgery.operations.kept import check_groups, check_kept
 from surgery.operations.plan import Step
 from surgery.operations.rebuild import head_kinds
 from surgery.operations.starts import starts_of
@@ -73,7 +74,7 @@ class Options:
         self, model: nn.Module, heads: Iterable[Head], registry: Registry | None
     ) -> Options:
         """These options with what plugins say of the heads of a model."""
-        known = default_registry() if registry is None else registry
+        known = in_force(registry)
         listed = list(heads)
         return replace(
             self,
@@ -83,9 +84,11 @@ class Options:
 
     def start(self, head: Head) -> Start:
         """How the first values of a head are made."""
-        if self.init != "default":
-            return Start(self.init, None)
-        return self.starts.get(head.address, Start())
+        known = self.starts.get(head.address, Start())
+        if self.init == "default":
+            return known
+        # A callable fills the weight; zeros are meant for both.
+        return Start(self.init, known.bias if callable(self.init) else None)
 
 
 @dataclass
@@ -134,6 +137,8 @@ def tensor_steps(
         ArgumentError: ``init`` or ``generator`` does not fit.
     """
     filling = _Filling(model, head, items, options, head.in_features)
+    if rows and real:
+        check_kept(model, head, items, rows)
     steps = []
     for item in sorted(items, key=lambda item: _ORDER[item.part]):
         old = tree.get(model, item.addresses[0])
@@ -145,23 +150,12 @@ def tensor_steps(
         if real:
             check_same_device(options.generator, new.device)
             _fill(filling, item, old, new)
-            if rows and item.part != "vector":
-                _check_own_entries(item)
+            if rows:
+                check_groups(item, head.num_classes, size, rows)
                 carry_rows(old, new, item.axis, rows, item.packing)
             filling.remarks += _lost_hooks(item, old)
         steps.append(_step(item, old, new, options.trainable))
     return steps, filling.remarks
-
-
-def _check_own_entries(item: PerClass) -> None:
-    if item.share > 1:
-        raise PlanError(
-            f"{item.share} classes share each entry of this, so no class can keep one of its own",
-            where=item.addresses[0],
-            expected="one entry a class",
-            found=f"groups of {item.share} classes",
-            fix="leave keep out",
-        )
 
 
 def _check_drawable(item: PerClass, old: torch.Tensor, head: Head) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
 from surgery.errors import PlanError
@@ -38,6 +38,7 @@ class PerClass:
             given in parts, a ``vector`` that estimates a norm, or something ``behind`` it.
         share: how many classes share one entry: the groups of a transposed convolution.
         packing: how many entries each class has, and in which order, where it is not one.
+        groups: into how many groups of features a convolution deals its entries.
     """
 
     addresses: tuple[str, ...]
@@ -46,6 +47,7 @@ class PerClass:
     part: Part
     share: int = 1
     packing: Packing = PLAIN
+    groups: int = 1
 
     def length(self, classes: int) -> int:
         """The length of the class axis for so many classes."""
@@ -87,7 +89,8 @@ def _of_site(graph: Graph, site: Site, head: Head) -> Iterator[PerClass]:
         axis = weight_axis(graph, mixing)
         rows = graph.spec(mixing.weight).shape[axis]
         share = mixing.features // rows if rows else 1
-        yield from _sources(graph, mixing.weight, axis, "weight", share, site.packing)
+        for item in _sources(graph, mixing.weight, axis, "weight", share, site.packing):
+            yield replace(item, groups=_groups(node) if item.part == "weight" else 1)
     for ref in () if mixing.packed else node.inputs:
         shape = graph.spec(ref).shape
         additive = ref != mixing.weight and not graph.nodes[ref.node].depends_on_input
@@ -144,9 +147,8 @@ def multiple_of(survey: Survey, head: Head) -> int:
         factor = site.packing.factor
         graph = survey.graphs[site.mode]
         made = graph.nodes[site.mixing.node]
-        if "convolution" in packet(made.operation) and len(made.arguments) > 8:
-            groups = int(made.arguments[8])
-            found = math.lcm(found, groups // math.gcd(groups, factor))
+        groups = _groups(made)
+        found = math.lcm(found, groups // math.gcd(groups, factor))
         for ref, axis in site.track.axes.items():
             for node in (graph.nodes[user] for user in graph.users[ref.node] if axis == 1):
                 if packet(node.operation) == "native_group_norm" and node.inputs[0] == ref:
@@ -154,6 +156,12 @@ def multiple_of(survey: Survey, head: Head) -> int:
                     held = site.track.packing(ref).factor
                     found = math.lcm(found, groups // math.gcd(groups, held))
     return found
+
+
+def _groups(node: Node) -> int:
+    """The groups of a convolution; 1 for anything else."""
+    grouped = "convolution" in packet(node.operation) and len(node.arguments) > 8
+    return int(node.arguments[8]) if grouped else 1
 
 
 def leads_to(graph: Graph, node: int, site: Site) -> bool:

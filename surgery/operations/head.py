@@ -15,7 +15,7 @@ from surgery.families.registry import Registry
 from surgery.operations.apply import operate
 from surgery.operations.background import check_background
 from surgery.operations.calls import called
-from surgery.operations.choose import Names, Wanted, check_classes, choose
+from surgery.operations.choose import Names, Wanted, check_classes, check_known_layers, choose
 from surgery.operations.deeper import check_depth
 from surgery.operations.entries import Options
 from surgery.operations.keep import Keep, OldNames
@@ -103,11 +103,13 @@ def replace_head(
 
     def planned() -> Plan:
         known = survey(model, example, registry=registry)
+        check_known_layers(known)
         chosen = [(h, n) for h, n in choose(known.heads, heads, number, "replace_head") if n]
         remarks = check_background(chosen, names)
         inner = tree.unwrap(model)
         making = options.known_to(inner, (head for head, _ in chosen), registry)
         rows = kept_rows(inner, known, chosen, keep, names, old_classes, making)
+        told = () if known.family is None else known.family.notes
         title = f"replace_head({sizes_shown(chosen)})"
         plan = plan_resizing(title, inner, known, chosen, names, making, rows)
         call = called(
@@ -121,7 +123,7 @@ def replace_head(
             dropout=options.dropout,
             trainable=trainable,
         )
-        notes = (*remarks, *plan.notes)
+        notes = (*remarks, *told, *plan.notes)
         return dataclasses.replace(plan, classes=names or (), notes=notes, call=call)
 
     return operate(model, planned, dry_run=dry_run, generator=generator)

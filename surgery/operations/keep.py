@@ -185,7 +185,7 @@ def carry_rows(
     if old.is_meta or new.is_meta or not rows:
         return
     if packing != PLAIN:
-        old, new = _unpacked(old, axis, packing), _unpacked(new, axis, packing)
+        old, new = unpacked(old, axis, packing), unpacked(new, axis, packing)
         axis += 1
     with torch.no_grad():
         single = {to: found[0] for to, found in rows.items() if len(found) == 1}
@@ -200,7 +200,7 @@ def carry_rows(
                 new.select(axis, to).copy_(merged)
 
 
-def _unpacked(tensor: torch.Tensor, axis: int, packing: Packing) -> torch.Tensor:
+def unpacked(tensor: torch.Tensor, axis: int, packing: Packing) -> torch.Tensor:
     """A view with the classes on an axis of their own, between what is around them."""
     shape = tensor.shape
     classes = packing.classes(shape[axis])

@@ -19,6 +19,7 @@ from surgery.operations.entries import Options, tensor_steps
 from surgery.operations.follow import PerClass, multiple_of, per_class_tensors
 from surgery.operations.idle import idle_notes, with_class_weights
 from surgery.operations.keep import Keep, OldNames, Rows, check_old_names, resolve_keep
+from surgery.operations.kept import together
 from surgery.operations.names import remembered
 from surgery.operations.observers import check_observers
 from surgery.operations.plan import OutputChange, Plan, Step
@@ -221,6 +222,7 @@ def _steps(
         steps += resizing
         remarks += remarked
         if kept:
+            remarks += together(known, head)
             remarks.append(f"{len(kept)} of {size} classes keep their entries in {head.address!r}")
         steps += layer_steps(model, fresh, head.num_classes, size)
         for step in steps:

@@ -446,7 +446,7 @@ def test_a_detector_that_is_a_part_is_named_where_the_whole_shows_no_head():
     model = nn.Sequential(tiny("faster"))
     with pytest.raises(NoHeadError, match="no layer") as caught:
         surgery.replace_head(model, 5, example=(images(),), registry=REGISTRY)
-    assert "model.get_submodule('0')" in caught.value.found
+    assert "model.get_submodule('0')" in caught.value.fix
     surgery.replace_head(model.get_submodule("0"), 5, registry=REGISTRY)
 
 
