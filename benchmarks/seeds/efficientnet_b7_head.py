@@ -22,10 +22,7 @@ def network() -> nn.Module:
 
 
 def prepare(model: nn.Module) -> surgery.Outcome:
-    outcome = surgery.replace_head(model, 5, hidden=(4096, 2048), dropout=0.5)
-    # B7 drops half of its features itself, right before the head: once is enough.
-    surgery.replace(model, {"_fc.0": nn.Identity()})
-    return outcome
+    return surgery.replace_head(model, 5, hidden=(4096, 2048), dropout=0.5)
 
 
 def table(outcome: surgery.Outcome) -> str:

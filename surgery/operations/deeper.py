@@ -115,7 +115,8 @@ def _built(
     widths = (*options.hidden, size * head.factor)
     for position, following in enumerate(widths):
         last = position == len(widths) - 1
-        if options.dropout:
+        # In front of a hidden layer the model has its own dropout, or wants none.
+        if options.dropout and (position > 0 or last):
             layers.append(nn.Dropout(options.dropout))
         bias = old.bias is not None or not last
         layer = _layer(old, width, following, bias, position == 0, place)

@@ -61,7 +61,8 @@ def replace_head(
         old_classes: names of the present classes, where the model does not know them: a list, or
             an entry of pretrained weights whose ``meta["categories"]`` lists them.
         hidden: sizes of hidden layers in front of the last, each with a ReLU.
-        dropout: probability of dropout in front of every layer of the head, 0 to below 1.
+        dropout: probability of dropout behind every hidden layer, or in front of the one layer
+            where there are none, 0 to below 1.
         heads: which heads: an address, several, or ``{address: number}``. Left out: all that are
             corroborated, else the only candidates, with a warning.
         init: ``"default"`` (what the layer's constructor draws), ``"zeros"``, or a callable that

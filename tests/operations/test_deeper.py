@@ -22,13 +22,13 @@ from tests.operations.test_head_hostile import NO_PLUGINS, grown, run
 from tests.strategies import Classifier, classifiers
 
 
-def test_hidden_layers_with_dropout_in_front_of_each() -> None:
+def test_hidden_layers_with_dropout_behind_each() -> None:
     model = Headed()
     outcome = surgery.replace_head(
         model, 7, heads="fc", hidden=(6, 4), dropout=0.5, example=vectors()()
     )
     assert [type(layer).__name__ for layer in model.fc] == [
-        *("Dropout", "Linear", "ReLU", "Dropout", "Linear", "ReLU", "Dropout", "Linear")
+        *("Linear", "ReLU", "Dropout", "Linear", "ReLU", "Dropout", "Linear")
     ]
     sizes = [(x.in_features, x.out_features) for x in model.fc if isinstance(x, nn.Linear)]
     assert sizes == [(8, 6), (6, 4), (4, 7)]

@@ -16,7 +16,7 @@ def outcome() -> surgery.Outcome:
 
 
 def test_the_head_goes_from_2560_over_4096_and_2048_to_5(outcome: surgery.Outcome):
-    layers = [module for module in outcome.model._fc if not isinstance(module, nn.Identity)]
+    layers = list(outcome.model._fc)
     kinds = [nn.Linear, nn.ReLU, nn.Dropout, nn.Linear, nn.ReLU, nn.Dropout, nn.Linear]
     assert [type(layer) for layer in layers] == kinds
     sizes = [(layer.in_features, layer.out_features) for layer in layers[::3]]
