@@ -160,7 +160,9 @@ def _run(
         leaves=leaves,
         training=skeleton.model.training,
         backend=attempt.backend,
-        blind_spots=tuple(_blind_spots(model, skeleton, example, leaves, attempt, operations)),
+        blind_spots=tuple(
+            dict.fromkeys(_blind_spots(model, skeleton, example, leaves, attempt, operations))
+        ),
     )
 
 

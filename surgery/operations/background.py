@@ -28,6 +28,16 @@ def check_background(
     for head, size in chosen:
         if not head.background or head.follows:
             continue
+        if names is not None and not is_background(names[0], head.background):
+            first = [name for name in names if is_background(name, head.background)]
+            things = [name for name in names if name not in first]
+            raise ArgumentError(
+                "class 0 of this model is the background, and its name is that of a thing",
+                where="classes[0]",
+                expected=repr(head.background),
+                found=repr(names[0]),
+                fix=f"classes={[*(first or [head.background]), *things]!r}",
+            )
         if size < 2:
             raise ArgumentError(
                 "class 0 is the background, so nothing would be left to detect",
@@ -36,14 +46,6 @@ def check_background(
                 found=size,
                 fix="surgery.replace_head(model, 2)",
             )
-        if names is not None and not _is_background(names[0], head.background):
-            raise ArgumentError(
-                "class 0 of this model is the background, and its name is that of a thing",
-                where="classes[0]",
-                expected=repr(head.background),
-                found=repr(names[0]),
-                fix=f"classes={[head.background, *names]!r}",
-            )
         remarks[
             f"class 0 is the background: {size} classes are {size - 1} kinds of objects, with the "
             f"labels 1 to {size - 1}"
@@ -51,5 +53,11 @@ def check_background(
     return tuple(remarks)
 
 
-def _is_background(name: str, known: str) -> bool:
+def is_background(name: str, known: str) -> bool:
+    """Whether a name is that of class 0, in the spelling that a family knows or in plain words.
+
+    Example:
+        >>> [is_background(name, "N/A") for name in ("N/A", "__background__", "cat")]
+        [True, True, False]
+    """
     return name == known or name.strip("_ ").lower() == "background"

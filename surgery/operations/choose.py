@@ -17,6 +17,7 @@ from surgery.errors import (
     UncorroboratedWarning,
 )
 from surgery.heads import Evidence, Head, Heads
+from surgery.operations.counted import CLASSES, KEYPOINTS, Counted
 from surgery.survey import Survey
 
 Wanted: TypeAlias = "str | Iterable[str] | Mapping[str, int] | None"
@@ -24,9 +25,15 @@ Names: TypeAlias = "Sequence[str] | None"
 
 
 def check_num_classes(
-    num_classes: object, where: str = "num_classes", fix: str = "surgery.replace_head(model, 7)"
+    num_classes: object, where: str = "", fix: str = "", counted: Counted = CLASSES
 ) -> int:
     """A whole number of at least one.
+
+    Args:
+        num_classes: what a caller passed.
+        where: the argument it was passed as; that of ``counted``, if left out.
+        fix: the call as it should be; one of the verb of ``counted``, if left out.
+        counted: what it is the number of.
 
     Raises:
         ArgumentError: anything else, ``True`` included.
@@ -34,11 +41,11 @@ def check_num_classes(
     whole = isinstance(num_classes, Integral) and not isinstance(num_classes, bool)
     if not whole or int(num_classes) < 1:  # type: ignore[call-overload]
         raise ArgumentError(
-            "the number of classes is a whole number of at least 1",
-            where=where,
+            f"the number of {counted.many} is a whole number of at least 1",
+            where=where or counted.number,
             expected="1, 2, 3, ...",
             found=repr(num_classes),
-            fix=fix,
+            fix=fix or f"surgery.{counted.verb}(model, 7)",
         )
     return int(num_classes)  # type: ignore[call-overload, no-any-return]
 
@@ -61,7 +68,7 @@ def check_classes(
             found=f"num_classes={num_classes!r}, heads={heads!r}",
             fix=f"surgery.replace_head(model, heads={heads!r})",
         )
-    number, names = _names(classes, num_classes)
+    number, names = check_names(classes, num_classes)
     if number is None and not several:
         raise ArgumentError(
             "how many classes?",
@@ -84,37 +91,70 @@ def check_classes(
     return number, names
 
 
-def _names(classes: object, num_classes: object) -> tuple[int | None, tuple[str, ...] | None]:
-    if classes is None:
-        return (None if num_classes is None else check_num_classes(num_classes)), None
-    if isinstance(classes, str) or not isinstance(classes, Sequence) or not classes:
+def check_names(
+    given: object, number: object, counted: Counted = CLASSES
+) -> tuple[int | None, tuple[str, ...] | None]:
+    """The number that a head is to have and the names of what it counts, from either or both.
+
+    Args:
+        given: the names that a caller passed, or None.
+        number: the number that a caller passed, or None.
+        counted: what a head counts.
+
+    Raises:
+        ArgumentError: no number of at least one; names that are no different strings, or not as
+            many.
+    """
+    one, many, sample = counted.one, counted.many, list(counted.sample)
+    size = None if number is None else check_num_classes(number, counted=counted)
+    if given is None:
+        return size, None
+    if isinstance(given, str) or not isinstance(given, Sequence) or not given:
         raise ArgumentError(
-            "the names of the classes are a list of strings",
-            where="classes",
-            expected="['cat', 'dog']",
-            found=repr(classes),
-            fix="surgery.replace_head(model, classes=['cat', 'dog'])",
+            f"the names of the {many} are a list of strings",
+            where=counted.new,
+            expected=repr(sample),
+            found=repr(given),
+            fix=f"surgery.{counted.verb}(model, {counted.new}={sample!r})",
         )
-    names = tuple(classes)
+    names = tuple(given)
     wrong = [name for name in names if not isinstance(name, str)]
     twice = sorted({name for name in names if names.count(name) > 1}) if not wrong else []
     if wrong or twice:
         raise ArgumentError(
-            "every class needs a name of its own",
-            where="classes",
+            f"every {one} needs a name of its own",
+            where=counted.new,
             expected="different strings",
             found=f"twice: {twice}" if twice else f"no string: {wrong[0]!r}",
-            fix="leave classes out and pass the number alone",
+            fix=f"leave {counted.new} out and pass the number alone",
         )
-    if num_classes is not None and check_num_classes(num_classes) != len(names):
+    if size not in (None, len(names)):
         raise ArgumentError(
-            "the number of classes and their names disagree",
-            where="num_classes, classes",
-            expected=f"{len(names)} classes, one for each name",
-            found=num_classes,
-            fix="leave num_classes out: the names give it",
+            f"the number of {many} and their names disagree",
+            where=f"{counted.number}, {counted.new}",
+            expected=f"{len(names)} {many}, one for each name",
+            found=size,
+            fix=f"leave {counted.number} out: the names give it",
         )
     return len(names), names
+
+
+def check_keypoints(keypoints: object, num_keypoints: object) -> tuple[int, tuple[str, ...] | None]:
+    """The number of keypoints and their names, from either or both.
+
+    Raises:
+        ArgumentError: names that are no different strings, or not as many as the number; neither.
+    """
+    number, names = check_names(keypoints, num_keypoints, KEYPOINTS)
+    if number is None:
+        raise ArgumentError(
+            "how many keypoints?",
+            where="num_keypoints",
+            expected="num_keypoints, or keypoints",
+            found="neither",
+            fix="surgery.replace_keypoints(model, 7)",
+        )
+    return number, names
 
 
 def choose(

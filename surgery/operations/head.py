@@ -18,7 +18,7 @@ from surgery.operations.calls import called
 from surgery.operations.choose import Names, Wanted, check_classes, check_known_layers, choose
 from surgery.operations.deeper import check_depth
 from surgery.operations.entries import Options
-from surgery.operations.keep import Keep, OldNames
+from surgery.operations.keep import Keep, OldNames, unused_names
 from surgery.operations.plan import Outcome, Plan
 from surgery.operations.resize import kept_rows, plan_resizing, sizes_shown
 from surgery.operations.values import Init, check_generator, check_init, check_trainable
@@ -110,6 +110,7 @@ def replace_head(
         inner = tree.unwrap(model)
         making = options.known_to(inner, (head for head, _ in chosen), registry)
         rows = kept_rows(inner, known, chosen, keep, names, old_classes, making)
+        unused = unused_names(keep, old_classes)
         told = () if known.family is None else known.family.notes
         title = f"replace_head({sizes_shown(chosen)})"
         plan = plan_resizing(title, inner, known, chosen, names, making, rows)
@@ -124,7 +125,7 @@ def replace_head(
             dropout=options.dropout,
             trainable=trainable,
         )
-        notes = (*remarks, *told, *plan.notes)
+        notes = (*remarks, *told, *unused, *plan.notes)
         return dataclasses.replace(plan, classes=names or (), notes=notes, call=call)
 
     return operate(model, planned, dry_run=dry_run, generator=generator)

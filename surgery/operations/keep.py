@@ -3,18 +3,81 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from numbers import Integral
 from typing import Any, Literal, TypeAlias
 
 import torch
 
 from surgery.errors import ArgumentError
 from surgery.graph.packing import PLAIN, Packing
+from surgery.operations.background import is_background
+from surgery.operations.counted import CLASSES, Counted
 
 Class: TypeAlias = "int | str"
 Keep: TypeAlias = "Mapping[Class, Class | Sequence[Class]] | Literal['all'] | None"
 # A list, or an entry of pretrained weights with its ``meta["categories"]``.
 OldNames: TypeAlias = "Sequence[str] | Any | None"
 Rows: TypeAlias = Mapping[int, tuple[int, ...]]
+
+
+@dataclass(frozen=True)
+class _Side:
+    """The old classes, or the new ones: how many, their names, and how errors speak of them."""
+
+    side: str
+    argument: str
+    count: int
+    names: Sequence[str] | None
+    counted: Counted
+    background: str
+
+    def places(self, name: str) -> list[int]:
+        """Where a name stands; at 0 as well where both are names of the background."""
+        names, background = self.names or (), self.background
+        exact = [index for index, known in enumerate(names) if known == name]
+        if exact or not names or not background:
+            return exact
+        alike = all(is_background(each, background) for each in (name, names[0]))
+        return [0] if alike else []
+
+    def index(self, key: object) -> int:
+        """The index of a class given by index or name.
+
+        Raises:
+            ArgumentError: no index or name, or one that does not stand for one class.
+        """
+        counted = self.counted
+        if isinstance(key, Integral) and not isinstance(key, bool):
+            if 0 <= int(key) < self.count:
+                return int(key)
+            raise ArgumentError(
+                f"there is no {self.side} {counted.one} {key}",
+                where="keep",
+                expected=f"0 to {self.count - 1}",
+                found=key,
+                fix="indices count from 0",
+            )
+        if not isinstance(key, str):
+            name = counted.sample[0]
+            raise ArgumentError(
+                f"a {counted.one} is given by its index or its name",
+                where="keep",
+                expected="a whole number or a string",
+                found=repr(key),
+                fix=f"keep={{{name!r}: {name!r}}}, or keep={{0: 5}}",
+            )
+        places = self.places(key)
+        if len(places) == 1:
+            return places[0]
+        many, first = f"{len(places)} {self.side} {counted.many}", (places or [0])[0]
+        raise ArgumentError(
+            f"{many} have this name" if places else f"no {self.side} {counted.one} has it",
+            where=f"keep: {key!r}",
+            expected=f"a name that stands for one {counted.one}",
+            found=f"{counted.many} {places}" if places else _known(self.names),
+            fix=f"use an index: keep={{...: {first}}}" if places else f"{self.argument}=[...]",
+        )
 
 
 def resolve_keep(
@@ -24,6 +87,8 @@ def resolve_keep(
     old: int,
     new_names: Sequence[str] | None,
     old_names: Sequence[str] | None,
+    counted: Counted = CLASSES,
+    background: str = "",
 ) -> dict[int, tuple[int, ...]]:
     """Say for every new class that keeps something which old rows it comes from.
 
@@ -35,6 +100,8 @@ def resolve_keep(
         old: the old number of classes.
         new_names: names of the new classes, if known.
         old_names: names of the old classes, if known.
+        counted: what errors call them.
+        background: the name of class 0, where it is the background; all its names are one.
 
     Returns:
         Indices of old classes by index of the new class.
@@ -51,117 +118,95 @@ def resolve_keep(
     """
     if keep is None:
         return {}
-    if keep == "all":
-        return _all(new, old, new_names, old_names)
+    target_side = _Side("new", counted.new, new, new_names, counted, background)
+    source_side = _Side("old", counted.old, old, old_names, counted, background)
+    if isinstance(keep, str) and keep == "all":
+        return _all(target_side, source_side)
+    one = counted.one
     if not isinstance(keep, Mapping):
         raise ArgumentError(
-            "keep says which old classes the new ones come from",
+            f"keep says which old {counted.many} the new ones come from",
             where="keep",
-            expected="{new class: old class}, or 'all'",
+            expected=f"{{new {one}: old {one}}}, or 'all'",
             found=repr(keep),
-            fix="surgery.replace_head(model, 3, keep={0: 0, 1: 5})",
+            fix=f"surgery.{counted.verb}(model, 3, keep={{0: 0, 1: 5}})",
         )
     found: dict[int, tuple[int, ...]] = {}
     for key, value in keep.items():
-        target = _index(key, new, new_names, "new")
+        target = target_side.index(key)
         if target in found:
             raise ArgumentError(
-                "one new class is named twice",
+                f"one new {one} is named twice",
                 where=f"keep[{key!r}]",
-                expected="every new class once",
-                found=f"class {target} by index and by name",
+                expected=f"every new {one} once",
+                found=f"{one} {target} by index and by name",
                 fix="name several old classes in a list: keep={0: [1, 2]}",
             )
         several = isinstance(value, Sequence) and not isinstance(value, str)
         members: Any = value if several else (value,)
         if not members:
             raise ArgumentError(
-                "a class cannot come from no class",
+                f"a {one} cannot come from no {one}",
                 where=f"keep[{key!r}]",
-                expected="at least one old class",
+                expected=f"at least one old {one}",
                 found=repr(value),
                 fix=f"leave {key!r} out of keep",
             )
-        found[target] = tuple(_index(item, old, old_names, "old") for item in members)
+        found[target] = tuple(source_side.index(item) for item in members)
     return found
 
 
-def check_old_names(names: object) -> tuple[str, ...]:
+def check_old_names(names: object, counted: Counted = CLASSES) -> tuple[str, ...]:
     """The names of the old classes; they may repeat, as placeholders do.
 
     Args:
         names: a list, or an entry of pretrained weights that lists them in its ``meta``.
+        counted: what errors call them, and where an entry lists them.
 
     Raises:
         ArgumentError: no list of strings.
     """
     meta = getattr(names, "meta", None)
-    if isinstance(meta, Mapping) and "categories" in meta:
-        names = meta["categories"]
+    if isinstance(meta, Mapping) and counted.published in meta:
+        names = meta[counted.published]
     listed = isinstance(names, Sequence) and not isinstance(names, str)
     if not listed or not names or not all(isinstance(name, str) for name in names):  # type: ignore[attr-defined]
         raise ArgumentError(
-            "the names of the old classes are a list of strings",
-            where="old_classes",
-            expected="one name for each old class",
+            f"the names of the old {counted.many} are a list of strings",
+            where=counted.old,
+            expected=f"one name for each old {counted.one}",
             found=repr(names),
-            fix="surgery.replace_head(model, 3, keep='all', old_classes=['cat', 'dog'])",
+            fix=f"{counted.old}={list(counted.sample)!r}, one for each",
         )
     return tuple(names)  # type: ignore[arg-type]
 
 
-def _all(
-    new: int, old: int, new_names: Sequence[str] | None, old_names: Sequence[str] | None
-) -> dict[int, tuple[int, ...]]:
-    if (new_names is None) is not (old_names is None):
-        lacking = "old" if old_names is None else "new"
+def unused_names(keep: Keep, old_names: OldNames, counted: Counted = CLASSES) -> tuple[str, ...]:
+    """What a person should know who names old classes, none of which is to stay.
+
+    Args:
+        keep: which stay, if any.
+        old_names: the names given for the old ones, if any.
+        counted: what they are.
+    """
+    if keep is not None or old_names is None:
+        return ()
+    return (f"{counted.old} is not used: no {counted.one} stays without keep",)
+
+
+def _all(new: _Side, old: _Side) -> dict[int, tuple[int, ...]]:
+    if (new.names is None) is not (old.names is None):
+        lacking = old if old.names is None else new
         raise ArgumentError(
-            f"the {lacking} classes have no names to compare",
+            f"the {lacking.side} {new.counted.many} have no names to compare",
             where="keep='all'",
             expected="names on both sides, or on neither",
-            found=f"no names of the {lacking} classes",
-            fix="old_classes=[...]" if lacking == "old" else "classes=[...]",
+            found=f"no names of the {lacking.side} {new.counted.many}",
+            fix=f"{lacking.argument}=[...]",
         )
-    if new_names is None or old_names is None:
-        return {index: (index,) for index in range(min(new, old))}
-    return {
-        index: (_index(name, old, old_names, "old"),)
-        for index, name in enumerate(new_names)
-        if name in old_names
-    }
-
-
-def _index(key: object, count: int, names: Sequence[str] | None, side: str) -> int:
-    """The index of a class given by index or name."""
-    if isinstance(key, int) and not isinstance(key, bool):
-        if 0 <= key < count:
-            return key
-        raise ArgumentError(
-            f"there is no {side} class {key}",
-            where="keep",
-            expected=f"0 to {count - 1}",
-            found=key,
-            fix="indices count from 0",
-        )
-    if not isinstance(key, str):
-        raise ArgumentError(
-            "a class is given by its index or its name",
-            where="keep",
-            expected="a whole number or a string",
-            found=repr(key),
-            fix="keep={'cat': 'cat'}, or keep={0: 5}",
-        )
-    places = [index for index, name in enumerate(names or ()) if name == key]
-    if len(places) == 1:
-        return places[0]
-    argument = "classes" if side == "new" else "old_classes"
-    raise ArgumentError(
-        f"{len(places)} {side} classes have this name" if places else f"no {side} class has it",
-        where=f"keep: {key!r}",
-        expected="a name that stands for one class",
-        found=f"classes {places}" if places else _known(names),
-        fix=f"use an index: keep={{...: {places[0]}}}" if places else f"{argument}=[...]",
-    )
+    if new.names is None:
+        return {index: (index,) for index in range(min(new.count, old.count))}
+    return {index: (old.index(name),) for index, name in enumerate(new.names) if old.places(name)}
 
 
 def _known(names: Sequence[str] | None) -> str:

@@ -12,9 +12,11 @@ from surgery import tree
 from surgery.families.registry import Registry
 from surgery.operations.apply import operate
 from surgery.operations.calls import called
-from surgery.operations.choose import check_num_classes, choose_keypoints
+from surgery.operations.choose import Names, check_keypoints, choose_keypoints
+from surgery.operations.counted import KEYPOINTS
 from surgery.operations.entries import Options
-from surgery.operations.keep import Keep
+from surgery.operations.keep import Keep, OldNames, unused_names
+from surgery.operations.names import remembered
 from surgery.operations.plan import Outcome, Plan
 from surgery.operations.resize import kept_rows, plan_resizing
 from surgery.operations.values import Init, check_generator, check_init, check_trainable
@@ -23,9 +25,11 @@ from surgery.survey import survey
 
 def replace_keypoints(
     model: nn.Module,
-    num_keypoints: int,
+    num_keypoints: int | None = None,
     *,
+    keypoints: Names = None,
     keep: Keep = None,
+    old_keypoints: OldNames = None,
     init: Init = "default",
     generator: torch.Generator | None = None,
     trainable: bool | None = True,
@@ -40,8 +44,12 @@ def replace_keypoints(
 
     Args:
         model: a model in which a family claims a layer with the role ``keypoints``.
-        num_keypoints: the new number.
-        keep: keypoints that stay, ``{new: old}`` by index, or ``"all"``.
+        num_keypoints: the new number; may be left out where ``keypoints`` gives it.
+        keypoints: names of the new keypoints, for ``keep``; nothing stores them.
+        keep: keypoints that stay: ``{new: old}`` by index or name, a list of old ones for their
+            mean, or ``"all"`` for those of the same name (or index, where there are no names).
+        old_keypoints: names of the present keypoints: a list, or an entry of pretrained weights
+            whose ``meta["keypoint_names"]`` lists them.
         init: ``"default"`` (what the architecture draws), ``"zeros"``, or a callable that fills
             the weight in place.
         generator: source of the random numbers; torch's default one, if left out.
@@ -69,9 +77,7 @@ def replace_keypoints(
         >>> model.roi_heads.keypoint_predictor.kps_score_lowres.out_channels
         5
     """
-    number = check_num_classes(
-        num_keypoints, "num_keypoints", "surgery.replace_keypoints(model, 5)"
-    )
+    number, names = check_keypoints(keypoints, num_keypoints)
     check_init(init)
     check_generator(generator)
     check_trainable(trainable)
@@ -84,10 +90,20 @@ def replace_keypoints(
         chosen = choose_keypoints(known.heads, number)
         inner = tree.unwrap(model)
         making = options.known_to(inner, (head for head, _ in chosen), registry)
-        rows = kept_rows(inner, known, chosen, keep, None, None, making)
+        rows = kept_rows(inner, known, chosen, keep, names, old_keypoints, making, KEYPOINTS)
         title = f"replace_keypoints({number})"
         plan = plan_resizing(title, inner, known, chosen, None, making, rows)
-        given = {"num_keypoints": number, "keep": keep, "init": init, "trainable": trainable}
-        return dataclasses.replace(plan, call=called("replace_keypoints", **given))
+        call = called(
+            "replace_keypoints",
+            num_keypoints=number,
+            keypoints=names,
+            keep=keep,
+            old_keypoints=old_keypoints,
+            init=init,
+            trainable=trainable,
+        )
+        notes = (*unused_names(keep, old_keypoints, KEYPOINTS), *plan.notes)
+        # The names of the classes stay, also where as many keypoints had entries of their own.
+        return dataclasses.replace(plan, classes=remembered(inner), notes=notes, call=call)
 
     return operate(model, planned, dry_run=dry_run, generator=generator)

@@ -13,6 +13,7 @@ from surgery.errors import ArgumentError, PlanError
 from surgery.heads import Head
 from surgery.operations.agree import fact_steps, known_names, layer_steps, staying_facts
 from surgery.operations.choose import Names
+from surgery.operations.counted import CLASSES, Counted
 from surgery.operations.coupled import class_tables
 from surgery.operations.deeper import deeper_steps
 from surgery.operations.entries import Options, tensor_steps
@@ -109,14 +110,21 @@ def kept_rows(
     chosen: Sizes,
     keep: Keep,
     names: Names,
-    old_classes: OldNames,
+    old_names: OldNames,
     options: Options,
+    counted: Counted = CLASSES,
 ) -> dict[str, Rows]:
     """For each head, the old classes that new ones keep the entries of.
 
     Raises:
-        ArgumentError: ``keep`` names classes that are not there, or that nobody can tell.
+        ArgumentError: ``keep`` names classes that are not there, or that nobody can tell;
+            ``old_names`` are no names, or not as many as there are old classes, kept or not.
     """
+    given: tuple[str, ...] | None = None
+    if old_names is not None:
+        given = check_old_names(old_names, counted)
+        for head, _ in chosen:
+            _check_as_many(given, head, counted)
     if keep is None:
         return {}
     if options.deeper:
@@ -136,22 +144,36 @@ def kept_rows(
             found=f"head kind {shown}",
             fix="leave keep out, or registry=Registry.of()",
         )
-    given = None if old_classes is None else check_old_names(old_classes)
-    found: dict[str, Rows] = {}
-    for head, size in chosen:
-        old = given or known_names(model, known.facts, head) or _remembered(model, head)
-        if old is not None and len(old) != head.num_classes:
-            raise ArgumentError(
-                "there are not as many old names as old classes",
-                where="old_classes",
-                expected=f"{head.num_classes} names for {head.address or 'the model itself'}",
-                found=f"{len(old)} names",
-                fix="surgery.find_heads(model) shows the number of classes",
-            )
-        found[head.address] = resolve_keep(
-            keep, new=size, old=head.num_classes, new_names=names, old_names=old
+    return {
+        head.address: resolve_keep(
+            keep,
+            new=size,
+            old=head.num_classes,
+            new_names=names,
+            old_names=given or _own_names(model, known, head),
+            counted=counted,
+            background=head.background,
         )
-    return found
+        for head, size in chosen
+    }
+
+
+def _check_as_many(names: Sequence[str], head: Head, counted: Counted) -> None:
+    if len(names) != head.num_classes:
+        raise ArgumentError(
+            f"there are not as many old names as old {counted.many}",
+            where=counted.old,
+            expected=f"{head.num_classes} names for {head.address or 'the model itself'}",
+            found=f"{len(names)} names",
+            fix=f"surgery.find_heads(model) shows the number of {counted.many}",
+        )
+
+
+def _own_names(model: nn.Module, known: Survey, head: Head) -> tuple[str, ...] | None:
+    """The names of a head's classes, as the model knows them; what else it counts has none."""
+    if head.role == "keypoints":
+        return None
+    return known_names(model, known.facts, head) or _remembered(model, head)
 
 
 def _remembered(model: nn.Module, head: Head) -> tuple[str, ...] | None:
@@ -273,7 +295,7 @@ def _notes(
     names: tuple[str, ...] | None,
     remarks: Sequence[str],
 ) -> tuple[str, ...]:
-    notes = [*known.blind_spots, *dict.fromkeys(remarks)]
+    notes = [*known.blind_spots, *remarks]
     taken = {head.address for head, _ in chosen}
     for head in known.heads:
         if head.address not in taken:
@@ -286,4 +308,4 @@ def _notes(
             "the model has no place for class names: they are remembered for this very object, "
             "and neither copies nor files hold them"
         )
-    return tuple(notes)
+    return tuple(dict.fromkeys(notes))

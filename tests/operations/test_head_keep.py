@@ -152,6 +152,8 @@ def test_old_names_may_be_given_and_may_repeat() -> None:
         ({"keep": {0: 0}, "hidden": (4,)}, "nothing in common"),
         ({"keep": "all", "old_classes": ["a", "b"]}, "as many old names"),
         ({"keep": "all", "old_classes": "abcde"}, "list of strings"),
+        ({"old_classes": "abcde"}, "list of strings"),
+        ({"old_classes": ["nonsense"]}, "as many old names"),
         ({"keep": {0: "cat"}}, "no old class has it"),
     ],
 )
@@ -162,3 +164,34 @@ def test_what_cannot_be_kept_is_refused_and_nothing_touched(arguments: dict, say
         surgery.replace_head(model, 3, example=torch.zeros(2, 6), registry=NONE, **arguments)
     assert model.head.weight is weight
     assert model.num_classes == 5
+
+
+def test_old_names_that_nothing_uses_are_said() -> None:
+    x, names = torch.zeros(2, 6), list("abcde")
+    for keep, said in ((None, 1), ("all", 0)):
+        model = linear()
+        outcome = surgery.replace_head(
+            model, classes=["b"], keep=keep, old_classes=names, example=x, registry=NONE
+        )
+        assert sum("old_classes is not used" in note for note in outcome.plan.notes) == said
+
+
+class Uncopyable:
+    """Held by every layer, as quantisation does with its configuration."""
+
+    def __deepcopy__(self, memo: object) -> Uncopyable:
+        raise ValueError("no")
+
+
+def test_a_note_is_said_once() -> None:
+    model = linear()
+    for module in model.modules():
+        module.settings = Uncopyable()
+    x = torch.zeros(2, 6)
+    graph = surgery.record(model, x)
+    assert sum("cannot be copied" in spot for spot in graph.blind_spots) == 1
+    for verb in (surgery.replace_head, surgery.remove_head):
+        arguments = (3,) if verb is surgery.replace_head else ()
+        notes = verb(model, *arguments, example=x, registry=NONE, dry_run=True).plan.notes
+        assert sum("cannot be copied" in note for note in notes) == 1
+        assert len(set(notes)) == len(notes)

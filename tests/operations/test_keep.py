@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -23,6 +24,32 @@ def test_nothing_is_kept_unless_asked() -> None:
 
 def test_classes_are_named_by_index_or_name() -> None:
     assert resolved({0: "fish", "cat": 1}, names=["a", "cat", "b"]) == {0: (2,), 1: (1,)}
+
+
+@pytest.mark.parametrize("kind", [np.int64, np.uint8, int])
+def test_indices_are_whole_numbers_of_any_type(kind: type) -> None:
+    kept = resolved({kind(1): kind(2), 0: [kind(3), 4]})
+    assert kept == {1: (2,), 0: (3, 4)}
+    assert {type(place) for found in kept.values() for place in found} == {int}
+    assert {type(place) for place in kept} == {int}
+    for wrong in (np.bool_(True), 1.0):
+        with pytest.raises(ArgumentError, match="its index or its name"):
+            resolved({0: wrong})
+
+
+@pytest.mark.parametrize("new", ["background", "__background__", "_Background_", "N/A"])
+@pytest.mark.parametrize("keep", ["all", "named"])
+def test_all_names_of_the_background_are_one_where_there_is_one(new: str, keep: str) -> None:
+    old, names = ["__background__", "cat", "N/A"], [new, "cat"]
+    asked = "all" if keep == "all" else {new: "Background", "cat": "cat"}
+    both = {"new": 2, "old": 3, "new_names": names, "old_names": old}
+    if new != "N/A":
+        assert resolve_keep(asked, background="__background__", **both) == {0: (0,), 1: (1,)}
+    elif keep == "all":
+        # A thing of the same name stays a thing.
+        assert resolve_keep(asked, background="__background__", **both) == {0: (2,), 1: (1,)}
+    if keep == "all" and new not in old:
+        assert resolve_keep("all", **both) == {1: (1,)}
 
 
 def test_several_old_classes_merge() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Callable
 from pkgutil import resolve_name
 from typing import Any
@@ -355,6 +356,12 @@ def test_class_0_is_the_background():
     with pytest.raises(ArgumentError, match="its name is that of a thing") as caught:
         surgery.replace_head(model, classes=["cat", "dog"], registry=REGISTRY)
     assert "['__background__', 'cat', 'dog']" in caught.value.fix
+    for wrong in (["cat", "__background__"], ["cat", "background", "dog"], ["cat"]):
+        with pytest.raises(ArgumentError, match="its name is that of a thing") as caught:
+            surgery.replace_head(model, classes=wrong, registry=REGISTRY)
+        pasted = ast.literal_eval(caught.value.fix.removeprefix("classes="))
+        assert set(wrong) <= set(pasted)
+        surgery.replace_head(model, classes=pasted, registry=REGISTRY).undo()
     with pytest.raises(ArgumentError, match="nothing would be left to detect"):
         surgery.replace_head(model, 1, registry=REGISTRY)
     for first in ("__background__", "background", "_Background_"):
