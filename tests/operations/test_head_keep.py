@@ -10,6 +10,7 @@ from torch import nn
 
 import surgery
 from surgery.errors import ArgumentError
+from surgery.families import Family, HeadClaim
 from surgery.families.registry import Registry
 from tests.hostile_facts import Labels
 
@@ -164,6 +165,25 @@ def test_what_cannot_be_kept_is_refused_and_nothing_touched(arguments: dict, say
         surgery.replace_head(model, 3, example=torch.zeros(2, 6), registry=NONE, **arguments)
     assert model.head.weight is weight
     assert model.num_classes == 5
+
+
+def test_the_background_stays_whatever_it_is_called() -> None:
+    claims = (HeadClaim("head"),)
+    for background, kept in (("__background__", 2), ("", 1)):
+        family = Family("c", (f"{__name__}.Classifier",), heads=claims, background=background)
+        model = linear()
+        before = model.head.weight.detach().clone()
+        outcome = surgery.replace_head(
+            model,
+            classes=["background", "cat"],
+            keep="all",
+            old_classes=["__background__", "dog", "cat", "N/A", "N/A"],
+            example=torch.zeros(2, 6),
+            registry=Registry.of(family),
+        )
+        assert torch.equal(model.head.weight[1], before[2])
+        assert torch.equal(model.head.weight[0], before[0]) is bool(background)
+        assert f"{kept} of 2 classes keep their entries in 'head'" in outcome.plan.notes
 
 
 def test_old_names_that_nothing_uses_are_said() -> None:
