@@ -59,7 +59,7 @@ def fitting(pattern: object, argument: str) -> Callable[[str], bool]:
         argument: the name of the argument it was passed as, for the error.
 
     Raises:
-        ArgumentError: it is none of these.
+        ArgumentError: it is none of these; later, where a callable fails on a name.
 
     Example:
         >>> fits = fitting("layer*.0", "drop")
@@ -70,20 +70,36 @@ def fitting(pattern: object, argument: str) -> Callable[[str], bool]:
     if isinstance(pattern, str):
         # Compiled here, since fnmatch would look its cache up for every name.
         single = re.compile(fnmatch.translate(pattern)).match
-    elif isinstance(pattern, re.Pattern):
+    elif isinstance(pattern, re.Pattern) and isinstance(pattern.pattern, str):
         single = pattern.fullmatch
     elif callable(pattern):
-        single = pattern
+        single = _asked(pattern, argument)
     else:
         raise _no_pattern(pattern, argument)
     return lambda name: any(single(prefix) for prefix in prefixes(name))
+
+
+def _asked(question: Callable[[str], object], argument: str) -> Callable[[str], bool]:
+    def answer(name: str) -> bool:
+        try:
+            return bool(question(name))
+        except Exception as error:  # a user's code: anything can come out
+            raise ArgumentError(
+                "a callable that chooses names failed",
+                where=argument,
+                expected=f"True or False for {name!r}, its only argument",
+                found=f"{type(error).__name__}: {error}",
+                fix=f"{argument}=lambda name: name.startswith('features.')",
+            ) from error
+
+    return answer
 
 
 def _no_pattern(found: object, argument: str) -> ArgumentError:
     return ArgumentError(
         "this names no tensor",
         where=argument,
-        expected="a name with '*' and '?', a regular expression, or a callable",
+        expected="a name with '*' and '?', a regular expression of str, or a callable",
         found=repr(found),
         fix=f"{argument}='features.*'",
     )
