@@ -11,7 +11,7 @@ from torch import nn
 from surgery import tree
 from surgery.errors import ArgumentError
 from surgery.families.applied import stages_for, stem_for
-from surgery.families.registry import Registry, default_registry
+from surgery.families.registry import Registry, check_registry, in_force
 from surgery.heads import find_heads
 from surgery.patterns import Patterns, fitting, listed, prefixes
 
@@ -40,8 +40,10 @@ def select(
         registry: for finding heads.
 
     Raises:
-        ArgumentError: a pattern that is none, that fits nothing, or that means two things.
+        ArgumentError: a pattern that is none, that fits nothing, or that means two things; no
+            registry.
     """
+    check_registry(registry)
     addresses = _addresses(model)
     found: set[str] = set()
     for pattern in listed(patterns, argument):
@@ -73,7 +75,7 @@ def first_stages(
         ArgumentError: no plugin knows the model's stages, or it has fewer.
     """
     verb = "unfreeze" if from_end else "freeze"
-    known = default_registry() if registry is None else registry
+    known = in_force(registry)
     family = known.claim(model)
     stages = stages_for(family, model) if family is not None else ()
     if family is None or not stages:
