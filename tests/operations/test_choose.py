@@ -242,11 +242,19 @@ def test_one_size_is_taken_with_one_warning_that_says_what_is_missing() -> None:
 
 
 def test_corroborated_heads_are_taken_alone_and_without_a_warning() -> None:
-    model = Tasks()
+    model = Tasks((3, 5, 3))
     model.num_classes = 3
     outcome = surgery.replace_head(model, 7, example=vectors()())
-    assert [out.shape[1] for out in model(vectors()())] == [7, 4, 7]
-    assert outcome.plan.notes == ("heads.mood (4 classes) keeps its classes",)
+    assert [out.shape[1] for out in model(vectors()())] == [7, 5, 7]
+    assert outcome.plan.notes == ("heads.mood (5 classes) keeps its classes",)
+
+
+def test_one_class_more_elsewhere_may_be_the_head_that_a_number_means() -> None:
+    model = Tasks((3, 4, 3))
+    model.num_classes = 3
+    with pytest.raises(AmbiguousHeadError):
+        surgery.replace_head(model, 7, example=vectors()())
+    surgery.replace_head(model, 7, heads=["heads.age", "deep.2"], example=vectors()())
 
 
 def test_no_head_says_what_the_model_ends_in() -> None:
