@@ -17,6 +17,7 @@ from surgery.operations import history, made, names
 from surgery.operations.draws import Draws
 from surgery.operations.journal import Journal
 from surgery.operations.moving import placements, witnesses
+from surgery.operations.norms import following
 from surgery.operations.plan import Check, Outcome, Plan, Step, tensors_of
 from surgery.operations.simulate import rehearse
 from surgery.operations.undoing import Operated, configurations
@@ -149,7 +150,7 @@ def _operated(
     new = {id(tensor) for tensor in tensors_of(plan.steps).values()}
     operated = Operated(
         given=model,
-        changes=tuple((change, placements(change.after)) for change in changes),
+        changes=following((change, placements(change.after)) for change in changes),
         places=places,
         configurations=configurations(inner, [(step.module, step.path) for step in facts]),
         tensors={

@@ -9,6 +9,7 @@ from torch import nn
 from surgery import tree
 from surgery.errors import PlanError
 from surgery.operations.journal import Write
+from surgery.operations.norms import stays_in_eval
 
 _TABLES = (
     "_forward_hooks",
@@ -50,7 +51,7 @@ def carry_writes(old: nn.Module, new: nn.Module) -> list[Write]:
     writes = [
         Write(module, "training", old.training)
         for module in inside
-        if module.training is not old.training
+        if module.training is not old.training and not stays_in_eval(module)
     ]
     if users_hooks(old) and not _holds(new, old):
         writes += [

@@ -14,7 +14,7 @@ from surgery.graph.skeleton import is_floating
 from surgery.operations.apply import apply
 from surgery.operations.calls import called
 from surgery.operations.journal import MISSING
-from surgery.operations.norms import Layer, StaysInEval, following, layers, still_of
+from surgery.operations.norms import Layer, StaysInEval, layers, still_of
 from surgery.operations.plan import Outcome, Plan, Step
 from surgery.operations.selection import first_stages, select
 from surgery.operations.size import count_parameters
@@ -210,10 +210,7 @@ def _carried_out(
     plan = Plan(title, tuple(steps), (), (count, count), notes=notes, call=call)
     if dry_run:
         return Outcome(model, plan)
-    outcome = apply(model, plan)
-    if outcome.operated is not None:
-        outcome.operated.changes = following(outcome.operated.changes)
-    return outcome
+    return apply(model, plan)
 
 
 def _flags(

@@ -13,7 +13,7 @@ from surgery.errors import CorruptFileError, PlanError
 from surgery.graph.skeleton import is_floating
 from surgery.operations.journal import MISSING
 from surgery.operations.literals import decode
-from surgery.operations.norms import StaysInEval
+from surgery.operations.norms import StaysInEval, still_of
 from surgery.operations.plan import Step
 from surgery.operations.portrait import Form, Placed, Portrait, portrait_of
 from surgery.operations.record import Record
@@ -258,7 +258,9 @@ class Restoring:
         if placed.still is now.still:
             return
         module = tree.get_module(self.model, address)
-        new, mode = (StaysInEval(module), False) if placed.still else (MISSING, self.model.training)
+        held = still_of(module)
+        own = MISSING if held is None or held.own is None else held.own
+        new, mode = (StaysInEval(module), False) if placed.still else (own, self.model.training)
         words = ("follows the model's mode", "stays in eval mode")
         before, after = words if placed.still else reversed(words)
         yield Step("attribute", (tree.join(address, "train"),), before, after, new, address)

@@ -155,3 +155,14 @@ def test_an_unknown_way_with_norms_is_refused() -> None:
     with pytest.raises(ArgumentError) as raised:
         surgery.freeze(nn.BatchNorm1d(2), norm="frozen")
     assert raised.value.expected == "'eval' or 'train'"
+
+
+def test_a_frozen_layer_that_is_put_into_a_model_stays_frozen() -> None:
+    model = nn.Sequential(nn.Linear(4, 4), nn.Identity(), nn.Linear(4, 2)).train()
+    new = nn.Sequential(nn.BatchNorm1d(4))
+    surgery.freeze(new, registry=Registry.of())
+    surgery.replace(model, {"1": new}, example=torch.zeros(2, 4), registry=Registry.of())
+    assert (new.training, new[0].training) == (True, False)
+    before = new[0].running_mean.clone()
+    model.train()(torch.randn(3, 4))
+    assert torch.equal(new[0].running_mean, before)
