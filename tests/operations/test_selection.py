@@ -99,7 +99,6 @@ def fails(name: str) -> bool:
 @pytest.mark.parametrize(
     "wrong",
     [None, 3, b"0", re.compile(b"0"), [["0"]], ["0", None], lambda name, tensor: True, fails],
-    ids=str,
 )
 def test_what_is_no_pattern_is_refused(verb: Any, argument: str, wrong: Any):
     model = nn.Sequential(nn.Linear(2, 2))
