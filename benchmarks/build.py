@@ -13,7 +13,7 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -99,7 +99,7 @@ def constructor(library: str, model: Any) -> Callable[..., nn.Module]:
     from transformers import ViTConfig, ViTForImageClassification
 
     return lambda num_classes=1000: ViTForImageClassification(
-        ViTConfig(**model, num_labels=num_classes)
+        ViTConfig(**{**model, "num_labels": num_classes})
     )
 
 
@@ -215,7 +215,7 @@ def row(
     library: str,
     how: str,
     size: int,
-    runs: list[Mapping[tuple[str, str], Mapping[str, float]]],
+    runs: Sequence[Mapping[tuple[str, str], Mapping[str, float]]],
 ) -> list[str]:
     def middle(what: str) -> float:
         return median(run[library, how][what] for run in runs)
@@ -235,19 +235,18 @@ def row(
     ]
 
 
-def table(titles: tuple[str, ...]) -> str:
+def table(found: list[list[str]]) -> str:
     headers = ["", "ready", "faster", "first forward", "faster", "memory", "of the file"]
-    return markdown(headers, [each for title in titles for each in rows(title)])
+    return markdown(headers, found)
 
 
 def main() -> None:
-    publish(
-        "build",
-        "What building a model with its weights costs",
-        WHAT,
-        table(tuple(MODELS)),
-        machine("torchvision", "timm", "transformers"),
-    )
+    ran = machine("torchvision", "timm", "transformers")
+    found: list[list[str]] = []
+    for title in MODELS:
+        # Written after each model: the next one takes minutes.
+        found += rows(title)
+        publish("build", "What building a model with its weights costs", WHAT, table(found), ran)
 
 
 if __name__ == "__main__":
@@ -258,6 +257,6 @@ if __name__ == "__main__":
         else:
             print(json.dumps(task(how, library, model, Path(place))))
     elif sys.argv[1:]:
-        print(table(tuple(sys.argv[1:])))
+        print(table([each for title in sys.argv[1:] for each in rows(title)]))
     else:
         main()
