@@ -88,9 +88,9 @@ def test_what_stands_beside_the_number_stays() -> None:
 
 
 def test_a_number_that_is_another_number_stays() -> None:
-    model = headed(num_classes=1000, config={"num_labels": 4})
+    model = headed(num_classes=1000, config={"num_labels": 3})
     outcome = replaced(model, 7)
-    assert (model.num_classes, model.config) == (1000, {"num_labels": 4})
+    assert (model.num_classes, model.config) == (1000, {"num_labels": 3})
     assert outcome.plan.notes == ()
 
 
