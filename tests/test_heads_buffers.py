@@ -133,12 +133,11 @@ def test_what_reworks_the_classes_is_no_head(model: Behind, example: tuple[int, 
     assert "layer.weight" in heads.ending
 
 
-def test_packed_layers_are_named() -> None:
+def test_a_packed_head_is_found_where_its_layer_runs() -> None:
     layers = nn.Sequential(nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 5))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         model = torch.ao.quantization.quantize_dynamic(layers)
         heads = surgery.find_heads(model, torch.randn(4, 8), registry=NO_PLUGINS)
-    assert not heads
-    assert "the weights of '0', '2' are packed and cannot be seen into" in heads.ending
-    assert "without any layer" not in heads.ending
+    assert [(head.address, head.kind, head.num_classes) for head in heads] == [("2", "packed", 5)]
+    assert "ends in 2 (quantized.linear_dynamic" in heads.ending

@@ -86,8 +86,16 @@ surgery.save(outcome.model, path + ".again")
 """
 
 
+# Each takes a process of its own.
+QUICK = ("resnet18", "googlenet", "detection.ssdlite320_mobilenet_v3_large")
+
+
 @pytest.mark.parametrize(
-    "name", [*CASES, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)]
+    "name",
+    [
+        pytest.param(name, marks=() if name in QUICK else pytest.mark.slow)
+        for name in (*CASES, *SLOW)
+    ],
 )
 def test_a_model_is_made_again_in_another_process(tmp_path: Path, name: str) -> None:
     operate, options, example = {**CASES, **SLOW}[name]
