@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import sys
@@ -236,6 +237,20 @@ def test_any_other_record_is_an_error_or_a_model(
         surgery.restore(model, other).undo()
     except SurgeryError:
         assert not differences(before, state_of(model, process=False))
+
+
+def test_a_record_without_one_of_its_modules_is_an_error_or_a_model(tmp_path: Path) -> None:
+    path = _saved(tmp_path)
+    addresses: list[str] = []
+    _tampered(path, lambda record: addresses.extend(record["modules"]))
+    assert "trunk.2" in addresses
+    for address in addresses:
+
+        def change(record: dict[str, Any], address: str = address) -> None:
+            del record["modules"][address]
+
+        with contextlib.suppress(SurgeryError):
+            surgery.restore(Branches, _tampered(path, change))
 
 
 _PLAIN = st.recursive(
