@@ -79,7 +79,7 @@ LEVELS = {
             ("parameters", "weights", "deferred"),
             ("layers",),
             ("operations",),
-            ("optimizers",),
+            ("optimizers", "recipes", "pictures"),
             ("reports",),
             ("cli",),
             ("testing",),
@@ -130,7 +130,10 @@ def imports_point_one_way(source: Source) -> Iterator[str]:
             yield f"{source.path}:{line}: {own} imports {other}"
 
 
-DEPENDENCIES = {"surgery", "torch", "pluggy", "torchinfo", "safetensors", "rich", "typer", "click"}
+DEPENDENCIES = {
+    *("surgery", "torch", "pluggy", "torchinfo", "safetensors", "rich", "click"),
+    *("jinja2", "jsonschema", "yaml", "plotly", "igraph"),
+}
 
 
 def imports_no_framework(source: Source) -> Iterator[str]:
