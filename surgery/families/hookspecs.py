@@ -13,12 +13,12 @@ Each plugin is called on its own. An exception in one is kept as a failure, is s
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING
 
 import pluggy
 
 if TYPE_CHECKING:
-    import argparse
+    import click
 
     from surgery.families.family import Family
     from surgery.families.kinds import HeadKind, WeightReader
@@ -27,13 +27,6 @@ PROJECT = "surgery"
 
 hookspec = pluggy.HookspecMarker(PROJECT)
 hookimpl = pluggy.HookimplMarker(PROJECT)
-
-
-class Commands(Protocol):
-    """Where commands are added: what ``ArgumentParser.add_subparsers`` returns."""
-
-    def add_parser(self, name: str, **kwargs: Any) -> argparse.ArgumentParser:
-        """Add a command and return the parser of its arguments."""
 
 
 @hookspec
@@ -99,23 +92,26 @@ def surgery_weight_readers() -> Sequence[WeightReader]:  # type: ignore[empty-bo
 
 
 @hookspec
-def surgery_commands(cli: Commands) -> None:
+def surgery_commands(cli: click.Group) -> None:
     """Add commands to the ``surgery`` command line.
 
-    Called once, after the command line's own commands were added and before arguments are
-    parsed; never when surgery is used as a library. The command's parser sets ``run``, a
-    function that takes the parsed arguments and returns the exit status.
+    Called once for each run of the command line that needs it: when help or completion lists the
+    commands, and when a name is called that is no command of its own; never when surgery is used
+    as a library. A command is any ``click.Command``, so that groups of commands are fine too. A
+    ``SurgeryError`` that it raises ends the run with one paragraph and status 2, and
+    ``ctx.exit(1)`` with that status; what it returns is not looked at.
 
     Args:
-        cli: what ``argparse.ArgumentParser.add_subparsers()`` returned; add to it with
-            ``cli.add_parser(name, help=...)``. A name that is taken already is an error of this
-            plugin.
+        cli: a ``click.Group``; add to it with ``@cli.command()`` or ``cli.add_command(...)``. A
+            name that is taken already is an error of this plugin, which then adds nothing.
 
     Example::
 
         @hookimpl
         def surgery_commands(cli):
-            command = cli.add_parser("greet", help="say hello")
-            command.add_argument("name")
-            command.set_defaults(run=lambda arguments: print(f"hello {arguments.name}") or 0)
+            @cli.command()
+            @click.argument("name")
+            def greet(name):
+                "Say hello."
+                click.echo(f"hello {name}")
     """

@@ -5,17 +5,20 @@ from __future__ import annotations
 import difflib
 import importlib.metadata
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
 import pluggy
 
 from surgery.errors import HookError, PluginError
 from surgery.families import hookspecs
 from surgery.families.family import Family
-from surgery.families.hookspecs import PROJECT, Commands
+from surgery.families.hookspecs import PROJECT
 from surgery.families.kinds import HeadKind, WeightReader
+
+if TYPE_CHECKING:
+    import click
 
 _T = TypeVar("_T")
 
@@ -59,7 +62,7 @@ class Plugin:
     families: tuple[Family, ...] = ()
     head_kinds: tuple[HeadKind, ...] = ()
     weight_readers: tuple[WeightReader, ...] = ()
-    add_commands: Callable[[Commands], None] | None = field(default=None, repr=False)
+    add_commands: Callable[[click.Group], None] | None = field(default=None, repr=False)
 
 
 def load_plugin(
@@ -253,6 +256,28 @@ def _ask(name: str, manager: pluggy.PluginManager, hook: str, kind: type[_T]) ->
     return tuple(item for answer in answers for item in answer)
 
 
-def _commands(manager: pluggy.PluginManager) -> Callable[[Commands], None] | None:
+def _commands(manager: pluggy.PluginManager) -> Callable[[click.Group], None] | None:
     caller = manager.hook.surgery_commands
     return (lambda cli: caller(cli=cli)) if caller.get_hookimpls() else None
+
+
+def check_names(plugin: str, added: Iterable[str], taken: Collection[str]) -> None:
+    """Refuse commands whose names are taken.
+
+    Args:
+        plugin: whose they are.
+        added: their names.
+        taken: names of commands that there are already.
+
+    Raises:
+        PluginError: names the first of them.
+    """
+    for name in added:
+        if name in taken:
+            raise PluginError(
+                f"plugin {plugin!r} adds a command {name!r}, and there is one already",
+                where=f"{plugin}.surgery_commands",
+                expected=f"another name than {', '.join(sorted(taken))}",
+                found=repr(name),
+                fix=f"@cli.command('{plugin}-{name}')",
+            )

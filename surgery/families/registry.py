@@ -19,11 +19,12 @@ from weakref import WeakKeyDictionary
 
 from surgery.errors import ArgumentError, ClaimConflictError, PluginError
 from surgery.families.family import Claim, Family
-from surgery.families.hookspecs import PROJECT, Commands
+from surgery.families.hookspecs import PROJECT
 from surgery.families.kinds import HeadKind, WeightReader
-from surgery.families.plugin import Plugin, PluginFailure, failure, load_plugin
+from surgery.families.plugin import Plugin, PluginFailure, check_names, failure, load_plugin
 
 if TYPE_CHECKING:
+    import click
     from torch import nn
 
 DISABLE = "SURGERY_DISABLE_PLUGINS"
@@ -173,6 +174,15 @@ class Registry:
         return tuple(reader for plugin in self.plugins for reader in plugin.weight_readers)
 
     @property
+    def catalog_names(self) -> tuple[str, ...]:
+        """Every name that the catalogs of the families offer, with its package before it."""
+        return tuple(
+            f"{(family.packages or (family.name,))[0]}:{name}"
+            for family in self.families
+            for name in family.catalog
+        )
+
+    @property
     def conflicts(self) -> tuple[Conflict, ...]:
         """Every class that is claimed twice, whether or not a model of it was met."""
         found = [_conflict(name, claims) for name, claims in self._families.items()]
@@ -248,19 +258,32 @@ class Registry:
             raise Conflict(str(path), claimants).error()
         return accepted[0][1] if accepted else None
 
-    def add_commands(self, cli: Commands) -> tuple[PluginFailure, ...]:
+    def add_commands(
+        self, cli: click.Group, taken: Iterable[str] = ()
+    ) -> tuple[PluginFailure, ...]:
         """Let every plugin add its commands; what fails is returned and stops nothing.
 
+        A plugin adds all of its commands or, where it fails, none.
+
         Args:
-            cli: what ``argparse.ArgumentParser.add_subparsers()`` returned.
+            cli: what they are added to.
+            taken: names of commands that are not in ``cli``, and not to be had all the same.
         """
+        import click
+
         failures = []
         for plugin in self.plugins:
-            if plugin.add_commands is not None:
-                try:
-                    plugin.add_commands(cli)
-                except (Exception, SystemExit) as error:
-                    failures.append(failure(plugin.name, "call", error))
+            if plugin.add_commands is None:
+                continue
+            own = click.Group()
+            try:
+                plugin.add_commands(own)
+                check_names(plugin.name, own.commands, {*taken, *cli.commands})
+            except (Exception, SystemExit) as error:
+                failures.append(failure(plugin.name, "call", error))
+                continue
+            for name, command in own.commands.items():
+                cli.add_command(command, name)
         return tuple(failures)
 
     def explain(self) -> str:

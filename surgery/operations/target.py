@@ -63,15 +63,6 @@ def resolve_target(target: object, registry: Registry) -> Target:
     return Target(getattr(target, "__qualname__", None) or repr(target), target)
 
 
-def catalog_names(registry: Registry) -> tuple[str, ...]:
-    """Every name that the catalogs of the plugins offer, with its package before it."""
-    return tuple(
-        f"{(family.packages or (family.name,))[0]}:{name}"
-        for family in registry.families
-        for name in family.catalog
-    )
-
-
 def _named(target: str, registry: Registry) -> Target:
     prefix, _, name = target.rpartition(":")
     found = [
@@ -129,7 +120,7 @@ def _imported(target: str, registry: Registry) -> Factory:
 
 
 def _unknown(target: str, registry: Registry, why: str = "") -> ArgumentError:
-    names = catalog_names(registry)
+    names = registry.catalog_names
     bare = {name.partition(":")[2]: name for name in names}
     close = get_close_matches(target, names, n=3)
     close += [bare[name] for name in get_close_matches(target.rpartition(":")[2], bare, n=3)]

@@ -9,8 +9,10 @@ is all it takes to give a value a text and a JSON form.
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from functools import singledispatch
+from importlib import import_module
 from typing import Any, Literal, TypeAlias
 
 from surgery import shown
@@ -148,6 +150,8 @@ def describe(value: object) -> Report:
         >>> describe(surgery.audit(torch.nn.Linear(2, 2))).facts[0]
         Fact(key='total', label='parameters', value=6, unit='count', presence='always')
     """
+    if _register_all():
+        return describe(value)
     names = sorted(kind.__name__ for kind in describe.registry if kind is not object)
     raise ArgumentError(
         "nobody has said how to report on this",
@@ -156,6 +160,17 @@ def describe(value: object) -> Report:
         found=type(value).__name__,
         fix="@surgery.reports.report.describe.register on a function that returns a Report",
     )
+
+
+def _register_all() -> bool:
+    """Import every file that registers values; False where that was done before."""
+    from surgery.reports import VALUES
+
+    files = [f"surgery.reports.{name}" for name in VALUES]
+    missing = [file for file in files if file not in sys.modules]
+    for file in missing:
+        import_module(file)
+    return bool(missing)
 
 
 @describe.register

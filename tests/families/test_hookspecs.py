@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import argparse
 import ast
 import inspect
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
+import click
+import click.testing
 import pluggy
 import pytest
 import torch
@@ -136,9 +137,10 @@ class Plugin:
 
     @hookimpl
     def surgery_commands(self, cli):
-        command = cli.add_parser("greet", help="say hello")
-        command.add_argument("name")
-        command.set_defaults(run=lambda arguments: f"hello {arguments.name}")
+        @cli.command()
+        @click.argument("name")
+        def greet(name: str) -> None:
+            click.echo(f"hello {name}")
 
 
 plugin = Plugin()
@@ -180,7 +182,7 @@ def test_surgery_weight_readers_reads_a_format(registry: Registry, tmp_path: Pat
 
 
 def test_surgery_commands_adds_a_command(registry: Registry):
-    parser = argparse.ArgumentParser()
-    assert registry.add_commands(parser.add_subparsers()) == ()
-    arguments = parser.parse_args(["greet", "you"])
-    assert arguments.run(arguments) == "hello you"
+    cli = click.Group()
+    assert registry.add_commands(cli) == ()
+    done = click.testing.CliRunner().invoke(cli, ["greet", "you"])
+    assert (done.exit_code, done.output) == (0, "hello you\n")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import importlib.metadata
 import inspect
 import subprocess
@@ -11,6 +10,7 @@ import tomllib
 from importlib.metadata import EntryPoint
 from pathlib import Path
 
+import click
 import pytest
 import torch
 from torch import nn
@@ -392,18 +392,26 @@ def test_the_environment_disables_plugins_of_the_default_registry(monkeypatch, w
 
 
 def test_commands_fail_alone(load, write):
-    command = "@hookimpl\ndef surgery_commands(cli):\n    cli.add_parser('{}')\n"
+    command = "@hookimpl\ndef surgery_commands(cli):\n    cli.command('{}')(print)\n"
     registry = load(
         a=write("a", "@hookimpl\ndef surgery_commands(cli):\n    cli.exit()\n"),
         b=write("b", command.format("greet")),
-        c=write("c", command.format("wave")),
+        c=write("c", command.format("wave") + "    cli.command('greet')(print)\n"),
         d=write("d", GOOD),
+        e=write("e", command.format("nod")),
+        f=write("f", command.format("audit")),
+        g=write("g", command.format("bow") + "    raise SystemExit\n"),
     )
-    parser = argparse.ArgumentParser()
-    commands = parser.add_subparsers()
-    failures = registry.add_commands(commands)
-    assert [(failure.plugin, failure.stage) for failure in failures] == [("a", "call")]
-    assert set(commands.choices) == {"greet", "wave"}
+    commands = click.Group()
+    failures = registry.add_commands(commands, ["audit"])
+    assert [(failure.plugin, failure.stage) for failure in failures] == [
+        ("a", "call"),
+        ("c", "call"),
+        ("f", "call"),
+        ("g", "call"),
+    ]
+    assert [failure.error.found for failure in failures[1:3]] == ["'greet'", "'audit'"]
+    assert set(commands.commands) == {"greet", "nod"}, "a plugin adds all of its commands or none"
 
 
 def test_explain_shows_what_each_plugin_claims(load, write):

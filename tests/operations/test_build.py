@@ -31,7 +31,6 @@ from surgery.families import Family
 from surgery.families.registry import Registry
 from surgery.operations.head import replace_head
 from surgery.operations.names import remembered
-from surgery.operations.target import catalog_names
 from tests import constructors
 from tests.test_deferred import Executed, assert_equal
 
@@ -359,7 +358,7 @@ def test_a_package_that_is_not_installed_is_named():
 
 
 def test_every_name_of_the_catalogs_is_one_that_build_takes():
-    names = catalog_names(FAMILIES)
+    names = FAMILIES.catalog_names
     assert "torchvision:resnet50" in names
     assert "efficientnet_pytorch:efficientnet-b7" in names
     assert len(names) == len(set(names))

@@ -1,0 +1,118 @@
+"""Arguments that several commands take, as decorators: one word and one meaning for each.
+
+@click.command()
+@options.target
+@options.json
+def command(target: str, as_json: bool) -> None: ...
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+from click.shell_completion import CompletionItem
+
+from surgery.cli import plugged
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+
+class Shape(click.ParamType):
+    """The sizes of a tensor: ``1,3,224,224``, as a tuple."""
+
+    name = "shape"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, ...]:
+        """Sizes from text with commas (or an ``x``) between."""
+        if isinstance(value, tuple):
+            return value
+        parts = str(value).replace("x", ",").split(",")
+        try:
+            sizes = tuple(int(part) for part in parts)
+        except ValueError:
+            sizes = ()
+        if not sizes or min(sizes) < 1:
+            self.fail(f"{value!r} is no shape such as 1,3,224,224", param, ctx)
+        return sizes
+
+
+class Target(click.ParamType):
+    """A catalog name, ``package.module:callable``, or the path of a checkpoint."""
+
+    name = "target"
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        """Names of the catalogs that begin so, and whatever files do."""
+        names = plugged.registry(ctx).catalog_names
+        found = [CompletionItem(name) for name in names if name.startswith(incomplete)]
+        return [*found, CompletionItem(incomplete, type="file")]
+
+
+def target(function: _F) -> _F:
+    """``TARGET``, as ``target: str``; ``surgery.cli.targets`` makes a model or weights of it."""
+    return click.argument("target", type=Target(), metavar="TARGET")(function)
+
+
+def json(function: _F) -> _F:
+    """``--json``, as ``as_json: bool``."""
+    said = "Write JSON for programs; mistakes and warnings as well, to stderr."
+    return click.option("--json", "as_json", is_flag=True, help=said)(debug(function))
+
+
+def debug(function: _F) -> _F:
+    """``--debug``: whoever ends the run looks for it; commands are not told."""
+    said = "Show the traceback of what goes wrong."
+    return click.option("--debug", is_flag=True, expose_value=False, help=said)(function)
+
+
+def html(function: _F) -> _F:
+    """``--html FILE``, as ``html: Path | None``."""
+    said = "Write the report to one HTML file that needs no network."
+    kind = click.Path(dir_okay=False, path_type=Path)
+    return click.option("--html", type=kind, metavar="FILE", help=said)(function)
+
+
+def example(function: _F) -> _F:
+    """``--example SHAPE``, as ``example: tuple[int, ...] | None``."""
+    said = "Shape of the input, such as 1,3,224,224; inferred if left out."
+    return click.option(
+        "--example", "--input-size", "example", type=Shape(), metavar="SHAPE", help=said
+    )(function)
+
+
+def num_classes(function: _F) -> _F:
+    """``--num-classes N``, as ``num_classes: int | None``."""
+    kind = click.IntRange(min=1)
+    return click.option("--num-classes", type=kind, metavar="N", help="Number of classes.")(
+        function
+    )
+
+
+def weights(function: _F) -> _F:
+    """``--weights FILE``, as ``weights: Path | None``."""
+    said = "A checkpoint file or directory."
+    kind = click.Path(path_type=Path)
+    return click.option("--weights", type=kind, metavar="FILE", help=said)(function)
+
+
+def depth(default: int) -> Callable[[_F], _F]:
+    """``--depth N``, as ``depth: int``.
+
+    Args:
+        default: how deep a tree is shown where nothing is said.
+    """
+    return click.option(
+        "--depth",
+        type=click.IntRange(min=0),
+        default=default,
+        show_default=True,
+        metavar="N",
+        help="Levels of modules to show.",
+    )
