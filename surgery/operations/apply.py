@@ -7,6 +7,7 @@ and takes every write back if anything fails.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import nn
@@ -23,6 +24,7 @@ from surgery.operations.simulate import rehearse
 from surgery.operations.undoing import Operated, configurations
 from surgery.operations.verify import ModelState, verify
 from surgery.operations.writes import makers
+from surgery.parameters import audit
 
 
 def operate(
@@ -52,9 +54,11 @@ def operate(
         plan = planned()
         if not dry_run:
             return apply(model, plan, draws)
-        rehearse(tree.unwrap(model), plan.steps)
+        counted = audit(model)
+        rehearsed = rehearse(tree.unwrap(model), plan.steps)
         draws.take_back()
-        return Outcome(model, plan)
+        after = counted if rehearsed is None else audit(rehearsed)
+        return Outcome(model, replace(plan, audits=(counted, after)))
     except BaseException:
         draws.take_back()
         raise
@@ -79,6 +83,7 @@ def apply(model: nn.Module, plan: Plan, draws: Draws | None = None) -> Outcome:
     rehearse(inner, plan.steps)
     root = next((step.new for step in plan.steps if step.kind == "root"), inner)
     before = ModelState.of(inner)
+    counted = audit(inner)
     old = _replaced(inner, plan)
     named = names.remembered(inner)
     journal = Journal()
@@ -101,6 +106,7 @@ def apply(model: nn.Module, plan: Plan, draws: Draws | None = None) -> Outcome:
         filled = _filled(index, plan)
         operated = _operated(model, plan, journal, draws, old, filled, index)
         changed = model if root is inner else root
+        plan = replace(plan, audits=(counted, counted if still else audit(changed)))
         new = tensors_of(plan.steps) | filled
         journal.tell_autograd()
         made.note(inner, root, plan, operated.entry)

@@ -11,7 +11,7 @@ from surgery import tree
 from surgery.errors import ArgumentError
 from surgery.families.registry import Registry
 from surgery.graph.skeleton import is_floating
-from surgery.operations.apply import apply
+from surgery.operations.apply import apply, operate
 from surgery.operations.calls import called
 from surgery.operations.journal import MISSING
 from surgery.operations.norms import Layer, StaysInEval, layers, still_of
@@ -208,9 +208,7 @@ def _carried_out(
 ) -> Outcome:
     count = count_parameters(model)
     plan = Plan(title, tuple(steps), (), (count, count), notes=notes, call=call)
-    if dry_run:
-        return Outcome(model, plan)
-    return apply(model, plan)
+    return operate(model, lambda: plan, dry_run=True) if dry_run else apply(model, plan)
 
 
 def _flags(

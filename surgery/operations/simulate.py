@@ -77,12 +77,15 @@ def outputs_after(
     return found
 
 
-def rehearse(model: nn.Module, steps: tuple[Step, ...]) -> None:
+def rehearse(model: nn.Module, steps: tuple[Step, ...]) -> nn.Module | None:
     """Carry out the writes of a plan on a skeleton: what a user's own setters refuse shows here.
 
     Args:
         model: the model, which stays as it is.
         steps: what is going to be done.
+
+    Returns:
+        What the model will be, on stand-ins; None where only values change.
 
     Raises:
         PlanError: something cannot be set.
@@ -95,13 +98,14 @@ def rehearse(model: nn.Module, steps: tuple[Step, ...]) -> None:
     # Values reach no setter, and a model has many tensors to fill.
     steps = tuple(step for step in steps if step.kind != "values")
     if not steps:
-        return
+        return None
     with quiet():
         skeleton = build_skeleton(model)
         for step in steps:
             if step.kind == "flag":
                 _check_flag(model, step)
         _perform(model, skeleton, steps)
+    return next((step.new for step in steps if step.kind == "root"), skeleton.model)
 
 
 def _may_forbid(model: nn.Module) -> bool:
