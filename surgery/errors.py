@@ -19,6 +19,8 @@ SurgeryError
 │   ├── RefusedPickleError   the file asks for code to be run
 │   ├── AmbiguousWeightsError    which of these? or: no weights in there
 │   └── ChangedFileError     the file is no longer as it was when it was opened
+├── RecipeError              a recipe says what cannot be done; nothing was run
+│   └── ExpectationError     what a recipe expects does not hold; nothing was written
 └── PluginError              a plugin is broken, misspelt or contradicted
     ├── HookError            a hook implementation with a wrong name or argument
     ├── ClaimConflictError   two plugins claim the same class
@@ -152,6 +154,14 @@ class AmbiguousWeightsError(WeightsError):
 
 class ChangedFileError(WeightsError):
     """The file is no longer as it was when it was opened."""
+
+
+class RecipeError(SurgeryError):
+    """A recipe says what cannot be done. It names file, line and column."""
+
+
+class ExpectationError(RecipeError):
+    """What a recipe expects does not hold. Nothing was written."""
 
 
 class PluginError(SurgeryError):
