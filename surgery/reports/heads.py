@@ -13,7 +13,7 @@ _HEADS = (
     Column("in_features", "in_features", "count"),
     Column("num_classes", "num_classes", "count"),
     Column("factor", "each", "count", "data"),
-    Column("role", "role"),
+    Column("role", "role", "label"),
     Column("follows", "follows", "address", "data"),
     Column("background", "background", "text", "data"),
     Column("corroborated", "corroborated", "answer", "data"),

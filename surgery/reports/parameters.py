@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from surgery.parameters import Audit, Row
+from surgery.reports.areas import chart_of_modules, trainable_bar
 from surgery.reports.report import Column, Fact, Report, Table, Value, describe
 
 _MODULES = (
@@ -43,6 +44,7 @@ def _(audit: Audit) -> Report:
         ),
         tables=(_memory(audit), _modules(audit), *_sharing(audit)),
         notes=audit.blind_spots,
+        charts=(trainable_bar(audit), chart_of_modules("model", "The model", audit)),
     )
 
 

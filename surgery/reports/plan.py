@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 
 from surgery.graph.graph import Spec
 from surgery.operations.plan import Check, Outcome, OutputChange, Plan
+from surgery.parameters import Audit
+from surgery.reports.areas import chart_of_modules, trainable_bar
+from surgery.reports.changes import changed_modules
+from surgery.reports.chart import Chart, Mark, Shade
 from surgery.reports.example import arguments_table, spec_values
 from surgery.reports.report import Column, Fact, Report, Table, Value, describe
+from surgery.reports.verdicts import buckets, shades
+from surgery.weights.verdicts import Matching
 
 _STEPS = (
-    Column("kind", "kind"),
+    Column("kind", "kind", "label"),
     Column("addresses", "address", "address"),
     Column("before", "before"),
     Column("after", "after"),
@@ -20,7 +27,7 @@ _STEPS = (
 )
 _OUTPUTS = (
     Column("path", "output"),
-    Column("mode", "mode"),
+    Column("mode", "mode", "label"),
     Column("before", "before"),
     Column("after", "after"),
     Column("class_axes", "class axis", "text", "where any"),
@@ -45,6 +52,7 @@ def _(plan: Plan) -> Report:
         _tables(plan),
         plan.notes,
         lead="A plan: nothing was touched.",
+        charts=_charts(plan),
     )
 
 
@@ -70,6 +78,7 @@ def _(outcome: Outcome) -> Report:
         ),
         plan.notes,
         lead=_lead(outcome, passed),
+        charts=_charts(plan),
     )
 
 
@@ -113,11 +122,67 @@ def _tables(plan: Plan) -> tuple[Table, ...]:
             presence="always" if plan.matching is None else "data",
         ),
         *verdicts,
+        changed_modules(*(plan.audits or ())),
         Table("outputs", "Outputs", _OUTPUTS, tuple(map(_output, plan.outputs))),
         Table("features", "Features that come out", sizes, tuple(plan.features.items())),
         Table("probes", "", sizes, tuple(plan.probes.items()), presence="data"),
         Table(arguments.key, "", arguments.columns, arguments.rows, presence="data"),
     )
+
+
+def _charts(plan: Plan) -> tuple[Chart, ...]:
+    """The model before and after; of a load one picture, of what was filled."""
+    counted = () if plan.matching is None else buckets(plan.matching)
+    if plan.audits is None:
+        return counted
+    before, after = plan.audits
+    if plan.matching is not None and before is after:
+        filled = _filled(plan.matching, after)
+        return *counted, chart_of_modules("model", "What is filled", after, shades=filled)
+    marks = _marks(plan, after)
+    if before is after:
+        return trainable_bar(after), chart_of_modules("model", "The model", after, marks)
+    old, new = trainable_bar(before), trainable_bar(after)
+    return (
+        replace(old, key="shares_before", title="Trainable and frozen, before"),
+        replace(new, key="shares_after", title="Trainable and frozen, after"),
+        chart_of_modules("before", "Before", before, marks),
+        chart_of_modules("after", "After", after, marks),
+    )
+
+
+def _marks(plan: Plan, after: Audit) -> dict[str, tuple[Mark, ...]]:
+    """Where the heads are, and what gets other tensors or modules."""
+    heads = {*plan.probes, *plan.features}
+    replaced = {a for step in plan.steps if step.kind == "module" for a in step.addresses}
+    tensors = [step for step in plan.steps if step.kind in ("parameter", "buffer")]
+    changed = {a.rpartition(".")[0] for step in tensors for a in step.addresses} | replaced
+    changed |= {
+        row.address
+        for row in after.rows
+        if any(row.address.startswith(f"{address}.") for address in replaced)
+    }
+    marks: dict[str, tuple[Mark, ...]] = {}
+    for address in heads | changed:
+        head: tuple[Mark, ...] = ("head",) if address in heads else ()
+        marks[address] = (*head, "changed") if address in changed else head
+    return marks
+
+
+def _filled(matching: Matching, audit: Audit) -> dict[str, Shade]:
+    """By module: what became of everything below it, where that is one thing."""
+    found: dict[str, set[Shade]] = {}
+    counters = set(matching.counters)
+    for key, shade in shades(matching).items():
+        address = key
+        while address and key not in counters:
+            address = address.rpartition(".")[0]
+            found.setdefault(address, set()).add(shade)
+    return {
+        row.address: "partly" if len(found[row.address]) > 1 else next(iter(found[row.address]))
+        for row in audit.rows
+        if row.address in found
+    }
 
 
 def _output(change: OutputChange) -> tuple[Value, ...]:

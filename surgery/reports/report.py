@@ -17,19 +17,21 @@ from typing import Any, Literal, TypeAlias
 
 from surgery import shown
 from surgery.errors import ArgumentError
+from surgery.reports.chart import Chart
 
 # Whatever JSON can hold, with tuples for lists.
 Value: TypeAlias = str | int | float | bool | tuple["Value", ...] | None
 
 # How a value is written for people: a share is 0 to 1; an address is shortened below its parent in
 # a tree; a change is a pair of numbers; a verdict is whether a check held; an answer is yes or no;
-# a list is several strings on one line.
+# a list is several strings on one line; a label is one of a few words.
 Unit: TypeAlias = Literal[
-    "text", "count", "bytes", "share", "address", "change", "verdict", "answer", "list"
+    "text", "count", "bytes", "share", "address", "change", "verdict", "answer", "list", "label"
 ]
 
-# Where it is written: everywhere, in a text only where it is not zero throughout, or in JSON only.
-Presence: TypeAlias = Literal["always", "where any", "data"]
+# Where it is written: everywhere, for people only where it is not zero throughout, in JSON and on
+# pages (which fold it away), or in JSON only.
+Presence: TypeAlias = Literal["always", "where any", "page", "data"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +65,7 @@ class Table:
         columns: one for each value of a row.
         rows: the values, raw: numbers are not formatted, names are not escaped.
         levels: of each row, how deep it is in the tree; empty for a flat table.
-        presence: ``data`` for a table that is in JSON only.
+        presence: ``data`` for a table that is in JSON only, ``page`` for one no text shows.
     """
 
     key: str
@@ -88,6 +90,7 @@ class Report:
         notes: sentences: blind spots, what was left out and why.
         lead: what it comes to, in a sentence or two for people; the facts say the same.
         version: of the facts and tables of this kind; another one where a key goes or changes.
+        charts: pictures of the numbers in the tables, for pages alone.
     """
 
     kind: str
@@ -97,23 +100,28 @@ class Report:
     notes: tuple[str, ...] = ()
     lead: str = ""
     version: int = 1
+    charts: tuple[Chart, ...] = ()
 
 
 def report(value: object, form: str = "text", **options: Any) -> str:
-    """Lower a value of surgery (a graph, heads, a plan, an outcome, an audit) to text or JSON.
+    """Lower a value of surgery (a graph, heads, a plan, an outcome, an audit) to another form.
 
     ``print(value)`` shows the text as well, with the options left out.
 
     Args:
         value: what surgery returned.
         form: ``"text"`` for people, ``"json"`` for programs: every row and every number, under
-            the schema that its first entry names.
+            the schema that its first entry names; ``"html"`` for a page in one file, which needs
+            no network and loads nothing.
         options: of a text ``width`` (columns of the page), ``depth`` (levels of a tree),
             ``rows`` (of a table without levels) and ``styled`` (colours as terminal codes); of
-            JSON ``indent`` (spaces for each level, or None).
+            JSON ``indent`` (spaces for each level, or None); of HTML ``heads`` (what
+            ``find_heads`` returned, to be marked) and ``page`` (False: a fragment for a
+            notebook, without charts that zoom).
 
     Returns:
-        The text or the JSON. Names of a model are data in both: they steer no terminal.
+        The text, the JSON or the page. Names of a model are data in all of them: they steer no
+        terminal and no browser.
 
     Raises:
         ArgumentError: no such form or option, or nobody can describe this value.

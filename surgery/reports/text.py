@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,7 @@ DEPTH = 2
 WIDTH = 100
 ROWS = 40
 
-_NUMERIC = frozenset({"count", "bytes", "share"})
+NUMERIC = frozenset({"count", "bytes", "share"})
 _ANSWERS = {"verdict": ("FAILED", "ok"), "answer": ("no", "yes")}
 # What names ask for before they are folded, and what lies between columns.
 _NAME, _GAP = 20, 3
@@ -168,11 +169,11 @@ def _draw(report: Report, page: _Page) -> str:
     console.print(Text(clean(report.title), "bold"))
     if report.lead:
         console.print(Text(clean(report.lead)))
-    facts = [fact for fact in report.facts if _present(fact, [fact.value])]
+    facts = [fact for fact in report.facts if present(fact, [fact.value])]
     if facts:
         console.print(_facts(facts))
     for table in report.tables:
-        if table.rows and table.presence != "data":
+        if table.rows and table.presence not in ("data", "page"):
             console.print()
             console.print(Text(clean(table.title), "bold"))
             grid, left_out = _table(table, page)
@@ -192,7 +193,7 @@ def _facts(facts: list[Fact]) -> rich.table.Table:
 
     grid = Grid.grid(padding=(0, 2), pad_edge=False)
     grid.add_column()
-    numbers = all(fact.unit in _NUMERIC for fact in facts)
+    numbers = all(fact.unit in NUMERIC for fact in facts)
     grid.add_column(justify="right" if numbers else "left", overflow="fold")
     for fact in facts:
         grid.add_row(Text(clean(fact.label)), Text(write(fact.value, fact.unit)))
@@ -215,14 +216,14 @@ def _table(table: Table, page: _Page) -> tuple[rich.table.Table, list[str]]:
     beyond = 0 if table.levels else max(len(rows) - page.rows, 0)
     rows = rows[: len(rows) - beyond]
     columns = {
-        column: [_cell(row[place], column.unit, level) for row, level in rows]
+        column: [cell(row[place], column.unit, level) for row, level in rows]
         for place, column in enumerate(table.columns)
-        if _present(column, [row[place] for row, _ in rows])
+        if present(column, [row[place] for row, _ in rows])
     }
     dropped = _narrow(columns, page.width)
     grid = Grid(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for column, cells in columns.items():
-        numeric = column.unit in _NUMERIC
+        numeric = column.unit in NUMERIC
         # An address in one piece can be copied; shapes and words break better.
         whole = column.unit == "address" and not table.levels
         grid.add_column(
@@ -246,7 +247,7 @@ def _narrow(columns: dict[Column, list[str]], width: int) -> list[str]:
 
     def room(column: Column, cells: list[str]) -> int:
         longest = _longest(column, cells)
-        return longest if column.unit in _NUMERIC else min(longest, _NAME)
+        return longest if column.unit in NUMERIC else min(longest, _NAME)
 
     dropped: list[str] = []
     optional = [column for column in columns if column.presence == "where any"]
@@ -261,14 +262,15 @@ def _longest(column: Column, cells: list[str]) -> int:
     return max(len(line) for cell in [column.label, *cells] for line in cell.split("\n"))
 
 
-def _present(item: Column | Fact, values: list[Value]) -> bool:
+def present(item: Column | Fact, values: Sequence[Value]) -> bool:
+    """Whether people are shown a fact or a column that has these values."""
     return item.presence == "always" or (item.presence == "where any" and any(values))
 
 
-def _cell(value: Value, unit: Unit, level: int | None) -> str:
+def cell(value: Value, unit: Unit, level: int | None) -> str:
+    """Write one value of a table for people; in a tree, an address below its parent."""
     if unit == "address" and level is not None and isinstance(value, str):
-        name = clean(value.rpartition(".")[2])
-        return "  " * level + name if level else name or "(the model)"
+        return "  " * level + (clean(value.rpartition(".")[2]) or "(the model)")
     return write(value, unit)
 
 

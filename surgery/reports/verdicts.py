@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
+from surgery.reports.areas import bar
+from surgery.reports.chart import Chart, Shade
 from surgery.reports.report import Column, Fact, Report, Table, describe
 from surgery.weights.verdicts import Matching
 
@@ -36,12 +40,46 @@ def _(matching: Matching) -> Report:
             Table(
                 "listing",
                 "Verdicts, layers folded",
-                (Column("verdict", "verdict"), Column("keys", "tensors")),
+                (Column("verdict", "verdict", "label"), Column("keys", "tensors")),
                 matching.listing,
             ),
             *_details(matching),
         ),
         _notes(matching),
+        charts=buckets(matching),
+    )
+
+
+# A shape that is adapted is loaded; one that is skipped stays as the model has it.
+_SHADES: dict[str, Shade] = {
+    "loaded": "loaded",
+    "dtype converted": "loaded",
+    "tied": "loaded",
+    "shape mismatch": "skipped",
+    "missing": "missing",
+    "dropped": "missing",
+    "unexpected": "skipped",
+}
+
+
+def shades(matching: Matching) -> dict[str, Shade]:
+    """By key of the model: whether it was filled, skipped for its shape, or missing."""
+    policies = {item.key: item.policy for item in matching.mismatched}
+    return {
+        key: _SHADES[verdict] if policies.get(key, "skip") == "skip" else "loaded"
+        for key, verdict in matching.model_verdicts.items()
+    }
+
+
+def buckets(matching: Matching) -> tuple[Chart, ...]:
+    """How many keys of the model, and of the source, have which verdict."""
+    sides = (
+        ("model_verdicts", "Tensors of the model", matching.model_verdicts),
+        ("source_verdicts", "Tensors of the source", matching.source_verdicts),
+    )
+    return tuple(
+        bar(key, title, "tensors", ((v, n, _SHADES[v]) for v, n in Counter(found.values()).items()))
+        for key, title, found in sides
     )
 
 
@@ -55,12 +93,14 @@ def _details(matching: Matching) -> tuple[Table, ...]:
         (item.key, item.source, str(item.expected), str(item.found), _policy(item.policy))
         for item in matching.mismatched
     )
+    source = tuple(matching.source_verdicts.items())
     model = tuple((k, v, partners.get(k)) for k, v in matching.model_verdicts.items())
-    keys = (Column("key", ""), Column("verdict", ""))
+    keys = (Column("key", "tensor", "address"), Column("verdict", "verdict", "label"))
+    partner = Column("source", "in the source", "address")
     return (
-        Table("mismatched", "", _SHAPES, shapes, presence="data"),
-        Table("model", "", (*keys, Column("source", "")), model, presence="data"),
-        Table("source", "", keys, tuple(matching.source_verdicts.items()), presence="data"),
+        Table("mismatched", "Other shapes", _SHAPES, shapes, presence="page"),
+        Table("model", "Every tensor of the model", (*keys, partner), model, presence="page"),
+        Table("source", "Every tensor of the source", keys, source, presence="page"),
     )
 
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
+from surgery.reports.areas import chart_of_tensors
+from surgery.reports.chart import Shade
 from surgery.reports.report import Column, Fact, Report, Table, describe
 from surgery.weights.value import Weights
 
@@ -51,4 +55,15 @@ def _(weights: Weights) -> Report:
             ),
         ),
         notes=weights.notes,
+        charts=(chart_of_tensors("tensors", "Tensors by memory", _areas(weights)),),
     )
+
+
+def _areas(weights: Weights) -> Iterator[tuple[str, str, int, Shade]]:
+    """Tensors to draw, the bytes of aliases once."""
+    seen: set[str] = set()
+    for name, info in weights.tensors.items():
+        floating = info.dtype.is_floating_point or info.dtype.is_complex
+        form = f"{str(info.dtype).removeprefix('torch.')} {list(info.shape)}"
+        yield name, form, 0 if name in seen else info.nbytes, "tensors" if floating else "integers"
+        seen.update(info.aliases)
