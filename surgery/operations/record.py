@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from surgery.errors import CorruptFileError, PlanError
@@ -24,6 +24,21 @@ _DEEPEST = 200
 
 
 @dataclass(frozen=True)
+class Origin:
+    """What a model began as, and what was done since, as far as a file says so.
+
+    Attributes:
+        target: the name of what builds it: of a catalog, or ``package.module:callable``.
+        options: the arguments it was built with, beside the number of classes.
+        recipe: the recipe that made the file, as plain data.
+    """
+
+    target: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    recipe: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True)
 class Record:
     """A portrait, and what else a file keeps of a model.
 
@@ -33,6 +48,8 @@ class Record:
         classes: the names of its classes, as far as they were only remembered beside it.
         strides: of tensors that fill their memory in another order of axes, by first address.
         versions: of what it was made with, by package.
+        origin: what the model began as. Nobody has checked it: to build what it names is for
+            whoever restores the file to decide.
     """
 
     portrait: Portrait
@@ -40,6 +57,7 @@ class Record:
     classes: tuple[str, ...] | None
     strides: Mapping[str, tuple[int, ...]]
     versions: Mapping[str, str]
+    origin: Origin | None = None
 
 
 def written(record: Record) -> str:
@@ -52,7 +70,7 @@ def written(record: Record) -> str:
         modules[address] = [forms.setdefault(text, len(forms)), flags]
     shared = [p.addresses for p in record.portrait.modules.values() if len(p.addresses) > 1]
     portrait = record.portrait
-    content = {
+    content: dict[str, Any] = {
         "version": VERSION,
         "made with": dict(record.versions),
         "operations": [
@@ -68,6 +86,11 @@ def written(record: Record) -> str:
         "strides": dict(record.strides),
         "forms": [json.loads(text) for text in forms],
     }
+    if record.origin is not None:
+        content["target"] = record.origin.target
+        content["options"] = encode(dict(record.origin.options))
+        if record.origin.recipe is not None:
+            content["recipe"] = encode(dict(record.origin.recipe))
     return json.dumps(content, separators=(",", ":"))
 
 
@@ -170,7 +193,17 @@ class _Reader:
             None if classes is None else self.texts(classes, "classes"),
             {a: self.sizes(s) for a, s in self.entry(content, "strides", dict).items()},
             {n: brief(v) for n, v in self.entry(content, "made with", dict).items()},
+            self.origin(content) if "target" in content else None,
         )
+
+    def origin(self, content: Mapping[str, Any]) -> Origin:
+        options = decode(content.get("options", {"dict": []}), self.where)
+        recipe = decode(content.get("recipe"), self.where)
+        named = isinstance(options, dict) and all(isinstance(name, str) for name in options)
+        if not named or not (recipe is None or isinstance(recipe, dict)):
+            found = brief((options, recipe))
+            raise self.broken("the record says wrongly what it was built with", "names", found)
+        return Origin(self.entry(content, "target", str), options, recipe)
 
     def groups(self, content: Mapping[str, Any], name: str) -> dict[str, tuple[str, ...]]:
         """Addresses of one thing by the first; no address stands in two groups."""

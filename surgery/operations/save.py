@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from surgery import tree
-from surgery.errors import PlanError
+from surgery.errors import ArgumentError, PlanError
 from surgery.operations import made, names
 from surgery.operations.donors import unreadable
 from surgery.operations.portrait import (
@@ -22,7 +22,7 @@ from surgery.operations.portrait import (
     portrait_of,
     strides_of,
 )
-from surgery.operations.record import KEY, Record, written
+from surgery.operations.record import KEY, Origin, Record, written
 from surgery.weights.stored import fills
 from surgery.weights.write import check_destination, write
 
@@ -45,7 +45,13 @@ class Saved:
     notes: tuple[str, ...]
 
 
-def save(model: nn.Module, path: str | os.PathLike[str], *, overwrite: bool = False) -> Saved:
+def save(
+    model: nn.Module,
+    path: str | os.PathLike[str],
+    *,
+    target: str | Origin | None = None,
+    overwrite: bool = False,
+) -> Saved:
     """Save a model to one safetensors file from which ``surgery.restore`` makes it again, exactly.
 
     The file holds the parameters and buffers of the model under their addresses, tied ones once,
@@ -65,12 +71,15 @@ def save(model: nn.Module, path: str | os.PathLike[str], *, overwrite: bool = Fa
     Args:
         model: any module; wrappers are passed through.
         path: where to.
+        target: the name of what made the model as it was before, for the file to remember:
+            commands then restore it from the file alone, where a catalog has the name.
         overwrite: replace a file that is there.
 
     Returns:
         What was written, and notes on what the file does not hold.
 
     Raises:
+        ArgumentError: the target is no name.
         PlanError: the model has state that is no plain tensor (quantised layers, sparse tensors,
             extra state), tensors on meta, or no tensors at all.
         WrappedModelError: it is inside DataParallel, DistributedDataParallel or FSDP.
@@ -91,6 +100,7 @@ def save(model: nn.Module, path: str | os.PathLike[str], *, overwrite: bool = Fa
         (("replace_head('2': 3)",), True)
     """
     check_destination(path, overwrite)
+    origin = _origin(target)
     tree.check_model(model)
     tree.check_changeable(model)
     inner = tree.unwrap(model)
@@ -112,14 +122,29 @@ def save(model: nn.Module, path: str | os.PathLike[str], *, overwrite: bool = Fa
         names.remembered(inner),
         dict(strides_of(inner)),
         {"torch": torch.__version__},
+        origin,
     )
     metadata = {"format": "pt", KEY: written(record)}
     # As the format's own library does: a name that was left out, and the one that has its bytes.
     ties = {a: first for first, all_ in portrait.tensors.items() for a in all_[1:]}
     metadata |= {a: first for a, first in ties.items() if first in tensors and a not in metadata}
-    target = write(path, tensors, metadata, overwrite=overwrite)
+    file = write(path, tensors, metadata, overwrite=overwrite)
     titles = tuple(each.title for each in operations)
-    return Saved(target, titles, target.stat().st_size, tuple(_notes(inner, portrait)))
+    return Saved(file, titles, file.stat().st_size, tuple(_notes(inner, portrait)))
+
+
+def _origin(target: object) -> Origin | None:
+    if isinstance(target, str) and target:
+        return Origin(target)
+    if target is None or isinstance(target, Origin):
+        return target
+    raise ArgumentError(
+        "a file remembers what made the model by its name",
+        where="target",
+        expected="'package:name' or 'package.module:callable'",
+        found=repr(target),
+        fix="surgery.save(model, path), and surgery.restore(factory, path)",
+    )
 
 
 def _tensors(
