@@ -21,6 +21,8 @@ from surgery.weights.brief import brief
 Path: TypeAlias = tuple[str | int, ...]
 
 LONGEST = 1 << 20
+# At the end of a path: the place of the key, and not of its value.
+AT_KEY = "\0key"
 _DEEPEST = 32
 _SHOWN = 20
 _MAP, _SEQUENCE = "tag:yaml.org,2002:map", "tag:yaml.org,2002:seq"
@@ -120,7 +122,7 @@ def to_yaml(data: Any) -> str:
 
 
 def parse_yaml(text: str, name: str) -> Document:
-    """Read plain data, and note where each part of it is.
+    r"""Read plain data, and note where each part of it is.
 
     Args:
         text: the content of a file that nobody has checked.
@@ -133,7 +135,7 @@ def parse_yaml(text: str, name: str) -> Document:
         RecipeError: it is no YAML, or of a kind that no recipe needs.
 
     Example:
-        >>> document = parse_yaml("steps:\\n- freeze: {norm: eval}", "r.yaml")
+        >>> document = parse_yaml("steps:\n- freeze: {norm: eval}", "r.yaml")
         >>> document.value, document.place(("steps", 0, "freeze", "norm"))
         ({'steps': [{'freeze': {'norm': 'eval'}}]}, 'r.yaml:2:18')
     """
@@ -236,8 +238,8 @@ def _value(node: yaml.Node, path: Path, document: Document) -> Any:
 def _mapping(node: yaml.MappingNode, path: Path, document: Document) -> dict[Any, Any]:
     found: dict[Any, Any] = {}
     for key_node, value_node in node.value:
-        key = _value(key_node, (*path, "\0key"), document)
-        here = document.places.pop((*path, "\0key"))
+        key = _value(key_node, (*path, AT_KEY), document)
+        here = document.places.pop((*path, AT_KEY))
         place = f"{document.name}:{here[0]}:{here[1]}"
         if isinstance(key, list | dict) or key is None:
             what = ("a key is text or a number", "text", brief(key), "quote it")
@@ -256,6 +258,7 @@ def _mapping(node: yaml.MappingNode, path: Path, document: Document) -> dict[Any
             )
             continue
         found[key] = _value(value_node, (*path, key), document)
+        document.places[*path, key, AT_KEY] = here
     return found
 
 

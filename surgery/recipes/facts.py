@@ -109,9 +109,11 @@ KNOWN: Mapping[str, Known] = {
         lambda f: {head.address: head.num_classes for head in f.heads},
     ),
     "classes": Known("any", "names of the classes, None where nobody knows them", _classes),
-    "output_shape": Known("any", "shape of the output, None where there are several", _output_shape),
+    "output_shape": Known(
+        "any", "shape of the output, None where there are several", _output_shape
+    ),
     "outputs": Known("mapping", "shapes by path of the output", lambda f: dict(f.outputs)),
-    "trainable_names": Known("list", "addresses of the parameters that train", _trainable_names),
+    "trainable_names": Known("list", "names of the parameters that train", _trainable_names),
     "loaded": Known(
         "any", "keys of the model that the last load_weights filled", _matched(lambda m: m.pairs)
     ),

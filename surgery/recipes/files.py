@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from surgery.errors import RecipeError
-from surgery.recipes.document import LONGEST, Document, failure, parse_yaml, to_yaml
+from surgery.recipes.document import AT_KEY, LONGEST, Document, failure, parse_yaml, to_yaml
 from surgery.recipes.recipe import EXPECT, Entry, Expectation, Recipe, Step, as_data
 from surgery.recipes.validation import problems_in
 
 
 def read_recipe(path: str | os.PathLike[str]) -> Recipe:
-    """Read a recipe, and refuse it with all that is wrong in it. Nothing is run or imported.
+    r"""Read a recipe, and refuse it with all that is wrong in it. Nothing is run or imported.
 
     Args:
         path: a YAML file. Paths in it begin where it lies.
@@ -27,7 +27,7 @@ def read_recipe(path: str | os.PathLike[str]) -> Recipe:
         >>> from pathlib import Path
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     file = Path(folder, "r.yaml")
-        ...     _ = file.write_text("target: torch.nn:Identity\\nsteps:\\n- freeze: {norm: train}\\n")
+        ...     _ = file.write_text("target: a:b\nsteps:\n- freeze: {norm: train}\n")
         ...     read_recipe(file).steps
         (Step(verb='freeze', arguments={'norm': 'train'}, place='...r.yaml:3:3'),)
     """
@@ -50,7 +50,7 @@ def read_recipe(path: str | os.PathLike[str]) -> Recipe:
 
 
 def parse_recipe(text: str, name: str = "recipe", *, folder: str = "") -> Recipe:
-    """Understand the text of a recipe.
+    r"""Understand the text of a recipe.
 
     Args:
         text: YAML.
@@ -61,7 +61,7 @@ def parse_recipe(text: str, name: str = "recipe", *, folder: str = "") -> Recipe
         RecipeError: as for ``read_recipe``.
 
     Example:
-        >>> parse_recipe("target: torch.nn:Identity\\nexpect: parameters == 0").steps[0].text
+        >>> parse_recipe("target: torch.nn:Identity\nexpect: parameters == 0").steps[0].text
         'parameters == 0'
     """
     document = parse_yaml(text, name)
@@ -93,7 +93,9 @@ def check_recipe(recipe: Recipe) -> None:
     """
 
     def place(path: Any) -> str:
-        parts = (f"[{part}]" if isinstance(part, int) else f".{part}" for part in path)
+        parts = (
+            f"[{part}]" if isinstance(part, int) else f".{part}" for part in path if part != AT_KEY
+        )
         return f"{recipe.name or 'recipe'}{''.join(parts)}"
 
     problems = problems_in(as_data(recipe), place)

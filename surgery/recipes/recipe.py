@@ -56,6 +56,7 @@ class Recipe:
         target: what to begin with: a catalog name, ``package.module:callable``, or a file that
             ``surgery.save`` wrote of a model from a catalog.
         steps: what to do with it, and what must hold in between, in order.
+        restore: a file that ``surgery.save`` wrote of this target, from which it is made again.
         weights: a file that the target is built with.
         num_classes: how many classes the target is built with.
         options: further arguments for what builds the target.
@@ -69,6 +70,7 @@ class Recipe:
 
     target: str
     steps: tuple[Entry, ...] = ()
+    restore: str | None = None
     weights: str | None = None
     num_classes: int | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -133,6 +135,7 @@ def as_data(recipe: Recipe) -> dict[str, Any]:
     found = {
         "target": recipe.target,
         "options": dict(recipe.options),
+        "restore": recipe.restore,
         "weights": recipe.weights,
         "num_classes": recipe.num_classes,
         "example": recipe.example,

@@ -14,7 +14,7 @@ import jsonschema
 from jsonschema.protocols import Validator
 
 from surgery.errors import RecipeError
-from surgery.recipes.document import Path, Problem
+from surgery.recipes.document import AT_KEY, Path, Problem
 from surgery.recipes.expression import parse
 from surgery.recipes.recipe import EXPECT
 from surgery.weights.brief import brief
@@ -133,9 +133,10 @@ def _needs(error: jsonschema.ValidationError) -> list[str]:
 
 def _deeper(error: jsonschema.ValidationError) -> jsonschema.ValidationError | None:
     """The error inside the one alternative that has the form of what is there."""
-    inner = [each for each in error.context or () if each.validator not in ("type", "enum", "const")]
-    inside = [each for each in error.context or () if len(each.absolute_path) > len(error.absolute_path)]
-    found = inside or inner
+    context, here = error.context or (), len(error.absolute_path)
+    inside = [each for each in context if len(each.absolute_path) > here]
+    form = [each for each in context if each.validator not in ("type", "enum", "const")]
+    found = inside or form
     return found[0] if len(found) == 1 else None
 
 
@@ -153,13 +154,11 @@ def _owner(path: Path) -> str:
     """What a path leads to, in words."""
     names = [part for part in path if isinstance(part, str) and part != "steps"]
     if not names:
-        return f"step {path[1]}" if len(path) > 1 else "the recipe"
+        return f"step {int(path[1]) + 1}" if len(path) > 1 else "the recipe"
     return " of ".join(map(repr, reversed(names[-2:])))
 
 
-def _unknown(
-    error: jsonschema.ValidationError, path: Path, place: Place
-) -> Iterator[Problem]:
+def _unknown(error: jsonschema.ValidationError, path: Path, place: Place) -> Iterator[Problem]:
     known = list(error.schema["properties"])
     for name in error.instance:
         if name in known:
@@ -171,7 +170,7 @@ def _unknown(
             else f"{_owner(path)} has no {name!r}"
         )
         yield Problem(
-            place((*path, name)),
+            place((*path, name, AT_KEY)),
             what,
             close[0] if close else ", ".join(known),
             brief(name).strip("'"),
