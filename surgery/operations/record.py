@@ -12,7 +12,7 @@ from surgery.operations.literals import decode, encode
 from surgery.operations.made import Made
 from surgery.operations.portrait import Form, Placed, Portrait
 from surgery.weights.brief import brief
-from surgery.weights.safetensors_files import RepeatedError, unrepeated
+from surgery.weights.header import RepeatedError, unrepeated
 
 VERSION = 1
 # The metadata's key. Another file's metadata may well have one of this name and mean another thing.

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from surgery.errors import CorruptFileError, WeightsError
-from surgery.weights import foreign, nested, safetensors_files, stored, torch_files
+from surgery.weights import foreign, header, nested, safetensors_files, stored, torch_files
 from surgery.weights.pickled import Stored
 from surgery.weights.stored import FileStore, Place, Snapshot
 from surgery.weights.value import Store, TensorInfo, Weights
@@ -108,27 +108,22 @@ def _format(head: bytes, opened: _Opened) -> Callable[[_Opened], Weights]:
 
 
 def _safetensors(opened: _Opened) -> Weights:
-    header = safetensors_files.parse(opened.file, opened.seen.size, opened.where)
-    nested.choose(header.places, Place, opened.inside, opened.where)
-    # The format's own library stores tied tensors once, and mentions the names it left out.
-    mentioned = {
-        name: kept
-        for name, kept in header.metadata.items()
-        if name not in header.places and kept in header.places
-    }
-    tensors = stored.describe(header.places)
-    for name, kept in mentioned.items():
+    found = header.parse(opened.file, opened.seen.size, opened.where)
+    places = safetensors_files.places(found)
+    nested.choose(places, Place, opened.inside, opened.where)
+    tensors = stored.describe(places)
+    for name, kept in found.mentioned.items():
         info = tensors[kept]
         tensors[kept] = TensorInfo(info.shape, info.dtype, info.nbytes, (*info.aliases, name))
     return Weights(
         opened.where,
         "safetensors",
         tensors,
-        header.metadata,
+        found.metadata,
         None,
         (),
-        FileStore(opened.path, opened.seen, header.places, opened.mmap),
-        mentioned,
+        FileStore(opened.path, opened.seen, places, opened.mmap),
+        found.mentioned,
     )
 
 

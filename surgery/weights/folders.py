@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from surgery.errors import AmbiguousWeightsError, WeightsError
-from surgery.weights import shards
+from surgery.weights import index
 
 _SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".pth.tar", ".pt.tar")
 # What training scripts leave beside the weights.
@@ -41,10 +41,8 @@ def find(folder: Path, suffixes: tuple[str, ...] = ()) -> tuple[Path, tuple[str,
             fix="make it readable, or pass the path of a file",
         ) from error
     known = tuple({*_SUFFIXES, *(suffix.lower() for suffix in suffixes)})
-    indices = [path for path in files if path.name.endswith(shards.SUFFIX)]
-    listed = {
-        index.parent / name for index in indices for name in shards.shard_names(index).values()
-    }
+    indices = [path for path in files if path.name.endswith(index.SUFFIX)]
+    listed = {path.parent / name for path in indices for name in index.shard_names(path).values()}
     named = [path for path in files if path.name.lower().endswith(known) and path not in listed]
     beside = [path for path in named if path.name.lower().startswith(_BESIDE)]
     found = indices + [path for path in named if path not in beside]
@@ -58,7 +56,7 @@ def _several(folder: Path, found: list[Path]) -> AmbiguousWeightsError:
     shards_alone = [path for path in found if "-of-" in path.stem]
     if shards_alone == found:
         what = "these shards have no index that says what lies in which"
-        fix = f"download {folder.name}/*{shards.SUFFIX} as well"
+        fix = f"download {folder.name}/*{index.SUFFIX} as well"
     else:
         what = f"there are {len(found)} checkpoints in this directory"
         fix = f"read({str(found[0])!r})"
@@ -86,7 +84,7 @@ def _none(folder: Path, files: list[Path]) -> AmbiguousWeightsError:
     return AmbiguousWeightsError(
         "there is no checkpoint in this directory",
         where=str(folder),
-        expected=f"a file that ends in {', '.join(_SUFFIXES)} or {shards.SUFFIX}",
+        expected=f"a file that ends in {', '.join(_SUFFIXES)} or {index.SUFFIX}",
         found=names or "no file",
         fix="pass the path of the file itself",
     )

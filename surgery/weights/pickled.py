@@ -18,7 +18,7 @@ from typing import Any, BinaryIO
 import torch
 
 from surgery.errors import CorruptFileError, RefusedPickleError
-from surgery.weights.stored import is_count
+from surgery.weights.sizes import is_count
 from surgery.weights.verdicts import printable
 
 _STORAGES = {

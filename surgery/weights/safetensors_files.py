@@ -1,238 +1,26 @@
-"""The safetensors format: an eight-byte length, a JSON header, and the bytes of the tensors.
-
-The header is checked here, before anything is used. What a reader has to refuse is written down in
-the README and the ``attacks`` folder of the format's own repository, ``safetensors``.
-"""
+"""The safetensors format, with what torch has for it: dtypes, and where each tensor lies."""
 
 from __future__ import annotations
 
-import json
-import math
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, BinaryIO
-
 import torch
 
-from surgery.errors import CorruptFileError
-from surgery.weights.brief import brief
-from surgery.weights.stored import Place, contiguous, is_count, representable
+from surgery.weights import header
+from surgery.weights.header import Header
+from surgery.weights.sizes import contiguous
+from surgery.weights.stored import Place
 
-# The limit of the format's own library.
-LONGEST_HEADER = 100_000_000
-
-DTYPES = {
-    name: getattr(torch, dtype)
-    for name, dtype in {
-        "BOOL": "bool",
-        "U8": "uint8",
-        "I8": "int8",
-        "I16": "int16",
-        "U16": "uint16",
-        "I32": "int32",
-        "U32": "uint32",
-        "I64": "int64",
-        "U64": "uint64",
-        "F16": "float16",
-        "BF16": "bfloat16",
-        "F32": "float32",
-        "F64": "float64",
-        "C64": "complex64",
-        "F8_E4M3": "float8_e4m3fn",
-        "F8_E5M2": "float8_e5m2",
-        "F8_E4M3FNUZ": "float8_e4m3fnuz",
-        "F8_E5M2FNUZ": "float8_e5m2fnuz",
-        "F8_E8M0": "float8_e8m0fnu",
-    }.items()
-    if hasattr(torch, dtype)
+DTYPES: dict[str, torch.dtype] = {
+    name: getattr(torch, dtype.name) for name, dtype in header.DTYPES.items()
 }
 
 
-@dataclass(frozen=True)
-class Header:
-    """What the header of a safetensors file says, checked.
-
-    Attributes:
-        places: where each tensor lies, in the order of the header.
-        metadata: its ``__metadata__``.
-    """
-
-    places: dict[str, Place]
-    metadata: dict[str, str]
-
-
-def parse(file: BinaryIO, size: int, where: str) -> Header:
-    """Read and check the header.
+def places(found: Header) -> dict[str, Place]:
+    """Where each tensor lies in a file, by name.
 
     Args:
-        file: the open file.
-        size: its bytes.
-        where: its path, for errors.
-
-    Returns:
-        The header.
-
-    Raises:
-        CorruptFileError: the header is cut short, too long or no JSON; a name is there twice; a
-            dtype is unknown; or the tensors overlap, leave gaps, reach beyond the file, or have
-            another number of bytes than their shape and dtype need.
+        found: its header.
     """
-    file.seek(0)
-    first = file.read(8)
-    if len(first) < 8:
-        raise _broken(
-            where,
-            "the file ends inside the length of its header",
-            "8 bytes",
-            f"{len(first)} bytes",
-        )
-    length = int.from_bytes(first, "little")
-    if length > LONGEST_HEADER:
-        raise _broken(
-            where,
-            "the header is too long, or this is no safetensors file",
-            f"at most {LONGEST_HEADER:,} bytes",
-            f"{length:,} bytes",
-        )
-    if 8 + length > size:
-        raise _broken(
-            where,
-            "the file ends inside its header",
-            f"{8 + length:,} bytes or more",
-            f"{size:,} bytes",
-        )
-    text = file.read(length)
-    entries = _entries(text, where)
-    metadata = _metadata(entries.pop("__metadata__", {}), where)
-    spans = {
-        name: _span(entry, f"{where}: {name!r}", size - 8 - length)
-        for name, entry in entries.items()
+    return {
+        name: Place(span.begin, getattr(torch, span.dtype.name), span.shape, contiguous(span.shape))
+        for name, span in found.spans.items()
     }
-    _check_order(spans, size - 8 - length, where)
-    places = {
-        name: Place(8 + length + span.begin, span.dtype, span.shape, contiguous(span.shape))
-        for name, span in spans.items()
-    }
-    return Header(places, metadata)
-
-
-@dataclass(frozen=True, slots=True)
-class _Span:
-    dtype: torch.dtype
-    shape: tuple[int, ...]
-    begin: int
-    end: int
-
-
-class RepeatedError(ValueError):
-    """A key stands twice in one JSON object."""
-
-
-def unrepeated(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """For ``json.loads(object_pairs_hook=)``: a dict, or an error where a key stands twice.
-
-    Raises:
-        RepeatedError: names the key.
-    """
-    found: dict[str, Any] = {}
-    for key, value in pairs:
-        if key in found:
-            raise RepeatedError(key)
-        found[key] = value
-    return found
-
-
-def _entries(text: bytes, where: str) -> dict[str, Any]:
-    if not text.startswith(b"{"):
-        raise _broken(where, "the header is no JSON object", "'{' first", repr(text[:8]))
-    try:
-        entries = json.loads(text.decode("utf-8"), object_pairs_hook=unrepeated)
-    except RepeatedError as error:
-        name = repr(str(error))
-        raise _broken(where, "a name stands twice in the header", "each once", name) from error
-    except (ValueError, RecursionError) as error:
-        raise _broken(where, "the header is no valid JSON", "JSON in UTF-8", str(error)) from error
-    if not isinstance(entries, dict):
-        raise _broken(
-            where, "the header is no JSON object", "a JSON object", type(entries).__name__
-        )
-    return entries
-
-
-def _metadata(value: object, where: str) -> dict[str, str]:
-    if not isinstance(value, dict) or not all(isinstance(each, str) for each in value.values()):
-        raise _broken(where, "the header's __metadata__ is malformed", "text by name", brief(value))
-    return value
-
-
-def _span(entry: object, where: str, size: int) -> _Span:
-    """One entry of the header, checked on its own."""
-    keys = {"dtype", "shape", "data_offsets"}
-    if not isinstance(entry, dict) or set(entry) != keys:
-        found = sorted(entry) if isinstance(entry, dict) else entry
-        raise _broken(where, "an entry of the header is malformed", sorted(keys), brief(found))
-    dtype = DTYPES.get(entry["dtype"]) if isinstance(entry["dtype"], str) else None
-    if dtype is None:
-        raise _broken(
-            where, "the dtype is unknown", f"one of {', '.join(DTYPES)}", brief(entry["dtype"])
-        )
-    shape, offsets = entry["shape"], entry["data_offsets"]
-    if not _sizes(shape) or not representable(tuple(shape)):
-        raise _broken(where, "the shape is malformed", "sizes, 0 or more", brief(shape))
-    if not _sizes(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
-        raise _broken(where, "the offsets are malformed", "begin <= end, 0 or more", brief(offsets))
-    begin, end = offsets
-    if end > size:
-        raise _broken(
-            where,
-            "the tensor reaches beyond the end of the file",
-            f"offsets up to {size:,}",
-            f"{begin:,} to {end:,}",
-        )
-    needed = math.prod(shape) * dtype.itemsize
-    if end - begin != needed:
-        raise _broken(
-            where,
-            "the tensor has another number of bytes than its shape and dtype need",
-            f"{needed:,} bytes for {entry['dtype']} {shape}",
-            f"{end - begin:,} bytes",
-        )
-    return _Span(dtype, tuple(shape), begin, end)
-
-
-def _sizes(value: object) -> bool:
-    return isinstance(value, list) and all(map(is_count, value))
-
-
-def _check_order(spans: Mapping[str, _Span], size: int, where: str) -> None:
-    """The tensors fill the file, one after another."""
-    reached, before = 0, "the header"
-    for name, span in sorted(spans.items(), key=lambda each: (each[1].begin, each[1].end)):
-        if span.begin != reached:
-            overlap = span.begin < reached
-            raise _broken(
-                f"{where}: {name!r}",
-                f"the tensor overlaps with {before}"
-                if overlap
-                else f"there is a gap between {before} and the tensor",
-                f"begin at {reached:,}",
-                f"begin at {span.begin:,}",
-            )
-        reached, before = span.end, repr(name)
-    if reached != size:
-        raise _broken(
-            where,
-            "there are bytes behind the last tensor",
-            f"{reached:,} bytes of tensors",
-            f"{size:,} bytes",
-        )
-
-
-def _broken(where: str, what: str, expected: object, found: object) -> CorruptFileError:
-    return CorruptFileError(
-        what,
-        where=where,
-        expected=expected,
-        found=found,
-        fix="copy or download the file again; safetensors.torch.save_file writes a valid one",
-    )

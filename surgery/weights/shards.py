@@ -1,56 +1,16 @@
-"""A checkpoint in several files: an index that says which tensor lies in which."""
+"""A checkpoint in several files, and the lazy value of all of them."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
-from surgery.errors import CorruptFileError
 from surgery.weights import nested
 from surgery.weights.files import Combined
-from surgery.weights.safetensors_files import RepeatedError, unrepeated
+from surgery.weights.index import check_listed, shard_files, shard_names
 from surgery.weights.value import Weights
 
-SUFFIX = ".index.json"
-_AGAIN = "copy or download the whole directory again"
 _SHOWN = 5
-
-
-def shard_names(index: Path) -> dict[str, str]:
-    """Which file each tensor lies in, as the index says.
-
-    Args:
-        index: a ``*.index.json``.
-
-    Returns:
-        File name by tensor name.
-
-    Raises:
-        CorruptFileError: no JSON, no ``weight_map``, a name twice, or a file outside the
-            directory of the index.
-    """
-    try:
-        content = json.loads(index.read_text("utf-8"), object_pairs_hook=unrepeated)
-    except RepeatedError as error:
-        what = "a name stands twice in the index"
-        raise _broken(index, what, "each once", repr(str(error))) from error
-    except (OSError, ValueError, RecursionError) as error:
-        what = "the index cannot be read as JSON"
-        raise _broken(index, what, "JSON in UTF-8", str(error)) from error
-    table = content.get("weight_map") if isinstance(content, dict) else None
-    if not isinstance(table, dict) or not all(isinstance(file, str) for file in table.values()):
-        found = f"the keys {', '.join(map(repr, content))}"[:200] if content else repr(content)
-        raise _broken(index, "the index has no weight_map", "file names by tensor name", found)
-    if not table:
-        raise _broken(index, "the index lists no tensor", "file names by tensor name", "none")
-    for name, file in table.items():
-        parts = PurePosixPath(file.replace("\\", "/")).parts
-        if not parts or parts[0] == "/" or ".." in parts or ":" in parts[0] or "\0" in file:
-            raise _broken(
-                index, f"{name!r} lies outside the directory", "a file beside the index", repr(file)
-            )
-    return table
 
 
 def of_index(
@@ -74,21 +34,9 @@ def of_index(
     """
     table = shard_names(index)
     nested.choose(table, str, inside, str(index))
-    files = list(dict.fromkeys(table.values()))
-    missing = [file for file in files if not (index.parent / file).is_file()]
-    if missing:
-        shown = ", ".join(missing[:_SHOWN])
-        more = f" and {len(missing) - _SHOWN} more" if len(missing) > _SHOWN else ""
-        what = (
-            f"{len(missing)} of {len(files)} shards {'is' if len(missing) == 1 else 'are'} missing"
-        )
-        raise _broken(index, what, f"{len(files)} files", f"no {shown}{more}")
-    shards = {file: open_shard(index.parent / file) for file in files}
-    for name, file in table.items():
-        if name not in shards[file].tensors:
-            raise _broken(
-                index, "a shard lacks a tensor that the index says it has", repr(name), file
-            )
+    files = dict(zip(dict.fromkeys(table.values()), shard_files(index, table), strict=True))
+    shards = {name: open_shard(path) for name, path in files.items()}
+    check_listed(index, table, {name: shard.tensors for name, shard in shards.items()})
     return _joined(index, table, shards)
 
 
@@ -124,7 +72,3 @@ def _joined(index: Path, table: Mapping[str, str], shards: Mapping[str, Weights]
             if alias not in table
         },
     )
-
-
-def _broken(index: Path, what: str, expected: object, found: object) -> CorruptFileError:
-    return CorruptFileError(what, where=str(index), expected=expected, found=found, fix=_AGAIN)

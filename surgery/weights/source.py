@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping
 from dataclasses import replace
-from difflib import get_close_matches
 from pathlib import Path
 
 from torch import nn
 
-from surgery.errors import AmbiguousWeightsError, ArgumentError, WeightsError
+from surgery.errors import AmbiguousWeightsError, ArgumentError
 from surgery.families.registry import Registry, check_registry
 from surgery.weights import files, folders, memory, plugged, shards
+from surgery.weights.index import SUFFIX
+from surgery.weights.paths import path_of
 from surgery.weights.value import TensorInfo, Weights
 
 __all__ = ["TensorInfo", "Weights", "read"]
@@ -71,7 +71,7 @@ def read(
     if isinstance(source, Mapping):
         return memory.of_mapping(source, inside)
     if isinstance(source, (str, os.PathLike)):
-        return _at(Path(_path(source)), mmap, inside, registry)
+        return _at(path_of(source), mmap, inside, registry)
     raise ArgumentError(
         "weights cannot be read from this",
         where="source",
@@ -93,23 +93,7 @@ def _again(weights: Weights, inside: str | None) -> Weights:
     )
 
 
-def _path(source: str | os.PathLike[str]) -> str:
-    path = os.fspath(source)
-    if isinstance(path, bytes):
-        return os.fsdecode(path)
-    if re.match(r"[a-z][a-z0-9+.-]+://", path, re.IGNORECASE):
-        raise WeightsError(
-            "this is an address on the net, and nothing is downloaded here",
-            where=path,
-            expected="the path of a file or directory",
-            found="a URL",
-            fix="torch.hub.download_url_to_file(url, 'weights.pth')",
-        )
-    return path
-
-
 def _at(path: Path, mmap: bool, inside: str | None, registry: Registry | None) -> Weights:
-    _check_exists(path)
     notes: tuple[str, ...] = ()
     if path.is_dir():
         readers = registry.weight_readers if registry is not None else ()
@@ -117,38 +101,8 @@ def _at(path: Path, mmap: bool, inside: str | None, registry: Registry | None) -
     reader = registry.weight_reader(path) if registry is not None else None
     if reader is not None:
         found = plugged.of_reader(reader, path, inside)
-    elif path.name.endswith(shards.SUFFIX):
+    elif path.name.endswith(SUFFIX):
         found = shards.of_index(path, lambda shard: files.of_file(shard, mmap, None), inside)
     else:
         found = files.of_file(path, mmap, inside)
     return replace(found, notes=found.notes + notes) if notes else found
-
-
-def _check_exists(path: Path) -> None:
-    if _exists(path):
-        return
-    beside = path.parent
-    names = [each.name for each in beside.iterdir()] if beside.is_dir() else []
-    close = get_close_matches(path.name, names, n=3)
-    raise WeightsError(
-        "there is no such file or directory",
-        where=str(path),
-        expected=f"perhaps {', '.join(close)}" if close else "a file or directory",
-        found="nothing",
-        fix=f"read({str(beside / close[0])!r})" if close else "correct the path",
-    )
-
-
-def _exists(path: Path) -> bool:
-    try:
-        path.stat()
-    except (FileNotFoundError, NotADirectoryError):
-        return False
-    except (OSError, ValueError) as error:
-        raise WeightsError(
-            "this is no path that can be followed",
-            where=repr(str(path)),
-            found=str(error),
-            fix="pass the path of a file or directory",
-        ) from error
-    return True

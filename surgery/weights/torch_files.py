@@ -19,7 +19,8 @@ from surgery.errors import CorruptFileError
 from surgery.weights import pickled
 from surgery.weights.brief import brief
 from surgery.weights.pickled import Storage, Stored
-from surgery.weights.stored import Place, is_count, representable
+from surgery.weights.sizes import is_count, representable
+from surgery.weights.stored import Place
 
 ZIP_MAGIC = b"PK\x03\x04"
 # The first pickle of the legacy format: one long number.

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
-from typing import Protocol
-
-import torch
+from typing import TYPE_CHECKING, Protocol
 
 from surgery.errors import AddressError
 from surgery.shown import Shown
+
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True, slots=True)

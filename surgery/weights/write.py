@@ -20,7 +20,8 @@ from typing import Any, BinaryIO
 import torch
 
 from surgery.errors import ArgumentError, WeightsError
-from surgery.weights.safetensors_files import DTYPES, LONGEST_HEADER
+from surgery.weights.header import LONGEST_HEADER
+from surgery.weights.safetensors_files import DTYPES
 
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 _ALIGNMENT = 8
