@@ -109,13 +109,20 @@ class Survey:
     family: Family | None = None
 
 
-def survey(model: nn.Module, example: Any = None, *, registry: Registry | None = None) -> Survey:
+def survey(
+    model: nn.Module,
+    example: Any = None,
+    *,
+    registry: Registry | None = None,
+    briefly: bool = False,
+) -> Survey:
     """Record a model in both modes and find its heads.
 
     Args:
         model: any module.
         example: the arguments of one forward pass, or None.
         registry: the plugins to ask; those installed, if left out.
+        briefly: leave train mode out where eval mode reads every parameter: it has no other layers.
 
     Raises:
         UnsupportedModelError: the model is lazy, scripted or exported.
@@ -125,8 +132,8 @@ def survey(model: nn.Module, example: Any = None, *, registry: Registry | None =
     tree.check_model(model)
     registry = in_force(registry)
     resolved = resolve_example(model, example, registry=registry)
-    graphs, spots = _record_both(model, resolved)
     index = tree.index(model)
+    graphs, spots = _record_both(model, resolved, index if briefly else None)
     claims = claims_of(index, registry)
     facts = _facts(model, index, registry)
     looking = _Looking(index, facts, claims)
@@ -184,10 +191,14 @@ def _packed(index: tree.Index) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def _record_both(model: nn.Module, example: Example) -> tuple[dict[str, Graph], list[str]]:
+def _record_both(
+    model: nn.Module, example: Example, brief: tree.Index | None
+) -> tuple[dict[str, Graph], list[str]]:
     graphs: dict[str, Graph] = {}
     errors: dict[str, RecordError] = {}
     for mode, train in (("eval", False), ("train", True)):
+        if train and brief is not None and "eval" in graphs and _all_read(brief, graphs["eval"]):
+            continue
         try:
             graphs[mode] = record_graph(model, example, train=train)
         except RecordError as error:
@@ -195,6 +206,11 @@ def _record_both(model: nn.Module, example: Example) -> tuple[dict[str, Graph], 
     if not graphs:
         raise errors["eval"]
     return graphs, [f"{mode} mode was not seen: {error.what}" for mode, error in errors.items()]
+
+
+def _all_read(index: tree.Index, graph: Graph) -> bool:
+    read = {address for node in graph.nodes for address in node.addresses}
+    return all(not read.isdisjoint(entry.addresses) for entry in index.of_kind("parameter"))
 
 
 @dataclass(frozen=True)

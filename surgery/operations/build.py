@@ -16,7 +16,6 @@ from surgery import tree
 from surgery.deferred import Deferred, construct
 from surgery.errors import ArgumentError, PlanError, SurgeryError
 from surgery.families.registry import Registry, in_force
-from surgery.heads import find_heads
 from surgery.operations.choose import check_classes
 from surgery.operations.draws import Draws
 from surgery.operations.head import replace_head
@@ -26,6 +25,7 @@ from surgery.operations.published import published
 from surgery.operations.target import Target, resolve_target
 from surgery.operations.undoing import Operated
 from surgery.operations.values import check_generator
+from surgery.survey import survey
 from surgery.weights.folding import fold
 from surgery.weights.match import match
 from surgery.weights.memory import describe
@@ -314,7 +314,7 @@ def _proven(
 ) -> tuple[Outcome, tuple[str, ...]]:
     """Look for the heads that have the number of classes which the constructor was given."""
     try:
-        heads = find_heads(outcome.model, example, registry=registry)
+        heads = survey(outcome.model, example, registry=registry, briefly=True).heads
     except SurgeryError as error:
         note = f"the number of classes is not verified: {error.what}"
         plan = replace(outcome.plan, notes=(*outcome.plan.notes, note))

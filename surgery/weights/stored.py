@@ -6,15 +6,15 @@ a dtype, a shape and strides. Whoever knows the places needs no format any more.
 
 from __future__ import annotations
 
-import ctypes
 import math
 import os
 import sys
-from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from io import FileIO
 from pathlib import Path
 from typing import BinaryIO, cast
@@ -22,9 +22,12 @@ from typing import BinaryIO, cast
 import torch
 
 from surgery.errors import ChangedFileError, WeightsError
+from surgery.weights.filling import Filler
+from surgery.weights.sizes import contiguous
 from surgery.weights.value import TensorInfo
 
-LARGEST = 2**63 - 1
+# Bytes that are read before anybody asks for them: enough to keep the threads at work.
+AHEAD = 32 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,38 +84,6 @@ def describe(places: Mapping[str, Place]) -> dict[str, TensorInfo]:
         )
         for name, place in places.items()
     }
-
-
-def contiguous(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The strides of a tensor whose elements lie in order.
-
-    Example:
-        >>> contiguous((2, 3, 4))
-        (12, 4, 1)
-    """
-    return tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
-
-
-def is_count(value: object) -> bool:
-    """Whether a value from a file is a number of things: whole, not negative, not absurd.
-
-    Example:
-        >>> is_count(3), is_count(True), is_count(-1), is_count(2**63)
-        (True, False, False, False)
-    """
-    return type(value) is int and 0 <= value <= LARGEST
-
-
-def representable(shape: tuple[int, ...]) -> bool:
-    """Whether torch can have a tensor of this shape at all.
-
-    An empty one may have any other sizes, and torch still multiplies them.
-
-    Example:
-        >>> representable((0, 5)), representable((0, 2**40, 2**40))
-        (True, False)
-    """
-    return math.prod(size or 1 for size in shape) <= LARGEST
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,8 +166,8 @@ class FileStore:
 
     def read(self, name: str) -> torch.Tensor:
         """One tensor: a private copy, or on the map."""
-        with reopened(self.path, self.seen) as file:
-            return self._read(file, self.places[name])
+        with self._open() as (_, filler):
+            return self._begin(filler, self.places[name]).tensor()
 
     def read_many(self, names: frozenset[str]) -> Iterator[tuple[str, torch.Tensor]]:
         """Tensors in the order of their bytes; those at one place are one tensor."""
@@ -206,13 +177,16 @@ class FileStore:
         for _, place in asked:
             uses[place] = uses.get(place, 0) + 1
         kept: dict[Place, torch.Tensor] = {}
-        with reopened(self.path, self.seen) as file:
+        with self._open() as (file, filler):
+            # Aliases come once; what is empty has no bytes to share.
+            once = {place if place.numel else name: place for name, place in asked}
+            ahead = _Ahead(once.values(), partial(self._begin, filler))
             for name, place in asked:
                 tensor = kept.get(place)
                 if tensor is None:
-                    tensor = self._read(file, place)
+                    tensor = ahead.take()
                     check_unchanged(self.path, self.seen, file)
-                # Kept no longer than another alias is to come: one tensor at a time in memory.
+                # Kept no longer than another alias is to come.
                 uses[place] -= 1
                 if uses[place] and place.numel:
                     kept[place] = tensor
@@ -220,13 +194,22 @@ class FileStore:
                     kept.pop(place, None)
                 yield name, tensor
 
-    def _read(self, file: FileIO, place: Place) -> torch.Tensor:
+    @contextmanager
+    def _open(self) -> Iterator[tuple[FileIO, Filler]]:
+        def short(missing: int) -> Exception:
+            return changed(self.path, f"it ends {missing:,} bytes before this tensor does")
+
+        with reopened(self.path, self.seen) as file, Filler(file, short) as filler:
+            yield file, filler
+
+    def _begin(self, filler: Filler, place: Place) -> _Coming:
         # What is made under inference mode could never be trained.
         with torch.inference_mode(False):
             native = place.order == sys.byteorder or place.dtype.itemsize == 1
             if self.mmap and native and place.numel and not place.start % place.dtype.itemsize:
-                return self._mapped(place)
-            return _copied(self.path, file, place)
+                return _Coming(place, self._mapped(place), read=False)
+            flat = torch.empty(place.extent, dtype=place.dtype, device="cpu")
+            return _Coming(place, flat, filler.start(place.start, flat) if place.numel else [])
 
     def _mapped(self, place: Place) -> torch.Tensor:
         size = place.extent * place.dtype.itemsize
@@ -248,11 +231,64 @@ class FileStore:
             ) from error
 
 
-def _copied(path: Path, file: FileIO, place: Place) -> torch.Tensor:
+@dataclass(frozen=True, eq=False, slots=True)
+class _Coming:
+    """A tensor whose bytes are on their way.
+
+    Attributes:
+        place: where it lies in the file.
+        flat: its memory, or the tensor itself where that is mapped.
+        parts: what to wait for.
+        read: whether bytes are read; not so on a map.
+    """
+
+    place: Place
+    flat: torch.Tensor
+    parts: Sequence[Future[None]] = ()
+    read: bool = True
+
+    def tensor(self) -> torch.Tensor:
+        """The tensor, once it is there."""
+        for part in self.parts:
+            part.result()
+        if not self.read:
+            return self.flat
+        with torch.inference_mode(False):
+            return _shaped(self.place, self.flat)
+
+
+class _Ahead:
+    """Begins with the next tensors while one is in use; no more of them than fit in ``AHEAD``.
+
+    Args:
+        places: in the order in which they will be taken.
+        begin: begins to read what lies at a place.
+    """
+
+    def __init__(self, places: Iterable[Place], begin: Callable[[Place], _Coming]) -> None:
+        self._pending = deque(places)
+        self._begin = begin
+        self._coming: deque[_Coming] = deque()
+        self._bytes = 0
+
+    def take(self) -> torch.Tensor:
+        """The tensor at the next place."""
+        while self._pending and (not self._coming or self._bytes < AHEAD):
+            self._coming.append(self._begin(self._pending.popleft()))
+            self._bytes += _size(self._coming[-1])
+        first = self._coming.popleft()
+        self._bytes -= _size(first)
+        return first.tensor()
+
+
+def _size(coming: _Coming) -> int:
+    return coming.place.extent * coming.place.dtype.itemsize if coming.read else 0
+
+
+def _shaped(place: Place, flat: torch.Tensor) -> torch.Tensor:
+    """The bytes that were read as the tensor that they are."""
     if not place.numel:
-        return torch.empty(place.shape, dtype=place.dtype, device="cpu")
-    flat = torch.empty(place.extent, dtype=place.dtype, device="cpu")
-    _fill(path, file, place.start, flat)
+        return flat.new_empty(place.shape)
     if place.order != sys.byteorder:
         width = place.dtype.itemsize // (2 if place.dtype.is_complex else 1)
         each = flat.view(torch.uint8).view(-1, width)
@@ -283,42 +319,3 @@ def fills(shape: tuple[int, ...], stride: tuple[int, ...]) -> bool:
             return False
         expected *= size
     return True
-
-
-# Fresh memory is made page by page while it is filled: large tensors gain by several threads.
-_CHUNK = 4 << 20
-_THREADS = min(8, os.cpu_count() or 1)
-
-
-def _fill(path: Path, file: FileIO, start: int, flat: torch.Tensor) -> None:
-    """Read straight into the tensor's memory, so that each byte is copied once."""
-    size = flat.numel() * flat.element_size()
-    space = memoryview((ctypes.c_char * size).from_address(flat.data_ptr())).cast("B")
-
-    def fill(offset: int) -> None:
-        left, place = space[offset : offset + _CHUNK], start + offset
-        while left:
-            count = _read_at(file, left, place)
-            if not count:
-                raise changed(path, f"it ends {len(left):,} bytes before this tensor does")
-            left, place = left[count:], place + count
-
-    chunks = range(0, size, _CHUNK)
-    if len(chunks) < 2 * _THREADS or not _ANYWHERE:
-        for chunk in chunks:
-            fill(chunk)
-        return
-    with ThreadPoolExecutor(_THREADS) as threads:
-        for _ in threads.map(fill, chunks):
-            continue
-
-
-# Not every system reads at a place without moving there, which threads would do to each other.
-_ANYWHERE = hasattr(os, "preadv")
-
-
-def _read_at(file: FileIO, left: memoryview, place: int) -> int:
-    if _ANYWHERE:
-        return os.preadv(file.fileno(), [left], place)
-    file.seek(place)
-    return file.readinto(left) or 0

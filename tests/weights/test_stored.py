@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import struct
+import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +18,7 @@ from safetensors.torch import save_file, save_model
 from torch import nn
 
 from surgery.errors import AddressError, ChangedFileError, WeightsError
-from surgery.weights import Weights, read, stored
+from surgery.weights import Weights, filling, read, stored
 from tests.weights.broken import repacked
 
 DTYPES = [
@@ -326,9 +327,10 @@ def test_a_tensor_saved_without_values_has_none(tmp_path: Path):
 def test_a_large_tensor_is_read_by_several_threads_and_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, anywhere: bool
 ):
-    monkeypatch.setattr(stored, "_CHUNK", 1000)
-    monkeypatch.setattr(stored, "_THREADS", 3)
-    monkeypatch.setattr(stored, "_ANYWHERE", anywhere)
+    monkeypatch.setattr(filling, "CHUNK", 1000)
+    monkeypatch.setattr(filling, "SMALL", 100)
+    monkeypatch.setattr(filling, "THREADS", 3)
+    monkeypatch.setattr(filling, "ANYWHERE", anywhere)
     tensors = {"big": torch.randn(123, 457), "small": torch.arange(7), "odd": torch.randn(6001)}
     save_file(tensors, tmp_path / "x.safetensors")
     weights = read(tmp_path / "x.safetensors")
@@ -338,10 +340,50 @@ def test_a_large_tensor_is_read_by_several_threads_and_the_same(
 def test_a_file_that_ends_while_threads_read_it_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(stored, "_CHUNK", 1000)
+    monkeypatch.setattr(filling, "CHUNK", 1000)
+    monkeypatch.setattr(filling, "SMALL", 100)
     path = tmp_path / "x.safetensors"
     save_file({"big": torch.randn(123, 457)}, path)
     weights = read(path)
-    monkeypatch.setattr(stored, "_read_at", lambda file, left, place: 0)
+    monkeypatch.setattr(filling, "read_at", lambda file, left, place: 0)
     with pytest.raises(ChangedFileError, match="before this tensor does"):
         weights.read("big")
+
+
+@given(sizes=st.lists(st.integers(0, 40), min_size=1, max_size=12), ahead=st.integers(0, 300))
+def test_what_is_read_ahead_is_what_was_asked_for(
+    tmp_path_factory: pytest.TempPathFactory, sizes: list[int], ahead: int
+):
+    path = tmp_path_factory.mktemp("ahead") / "x.safetensors"
+    tensors = {f"t{i}": torch.arange(size) + 100 * i for i, size in enumerate(sizes)}
+    save_file(tensors, path)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stored, "AHEAD", ahead)
+        patch.setattr(filling, "SMALL", 50)
+        found = dict(read(path).read_many())
+    assert found.keys() == tensors.keys()
+    assert all(torch.equal(found[name], tensor) for name, tensor in tensors.items())
+
+
+def test_no_more_is_read_ahead_than_allowed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    save_file({f"t{i:02}": torch.full((100,), i) for i in range(20)}, tmp_path / "x.safetensors")
+    monkeypatch.setattr(stored, "AHEAD", 2 * 800)
+    begun: list[int] = []
+    start = filling.Filler.start
+
+    def counted(self: filling.Filler, offset: int, flat: torch.Tensor):
+        begun.append(offset)
+        return start(self, offset, flat)
+
+    monkeypatch.setattr(filling.Filler, "start", counted)
+    for taken, _ in enumerate(read(tmp_path / "x.safetensors").read_many(), 1):
+        assert taken <= len(begun) <= taken + 2
+
+
+def test_a_reader_that_stops_early_leaves_no_thread(tmp_path: Path):
+    save_file({f"t{i}": torch.zeros(1 << 18) for i in range(8)}, tmp_path / "x.safetensors")
+    before = threading.active_count()
+    coming = read(tmp_path / "x.safetensors").read_many()
+    next(coming)
+    coming.close()
+    assert threading.active_count() == before
