@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from surgery.parameters import Audit, audit
     from surgery.recording import record
     from surgery.reports.report import report
+    from surgery.weights.comparison import diff
 
 # The door: every public name and the file it lives in. Lazy, so that importing it costs no torch.
 _DOOR = {
@@ -41,6 +42,7 @@ _DOOR = {
     "adapt_input": "surgery.operations.input",
     "audit": "surgery.parameters",
     "build": "surgery.operations.build",
+    "diff": "surgery.weights.comparison",
     "find_heads": "surgery.heads",
     "freeze": "surgery.operations.freezing",
     "load_weights": "surgery.operations.load",
@@ -69,6 +71,7 @@ __all__ = [
     "adapt_input",
     "audit",
     "build",
+    "diff",
     "find_heads",
     "freeze",
     "load_weights",

@@ -282,7 +282,7 @@ def bears_no_name_of_the_door(source: Source) -> Iterator[str]:
 DOOR = {
     *("Audit", "Example", "Family", "Graph", "Head", "Heads", "Outcome", "Plan"),
     *("adapt_input",),
-    *("audit", "build", "find_heads", "freeze", "load_weights", "record", "remove_head"),
+    *("audit", "build", "diff", "find_heads", "freeze", "load_weights", "record", "remove_head"),
     *("replace", "replace_head"),
     *("replace_keypoints", "report", "restore", "save", "summary", "transplant", "unfreeze"),
 }

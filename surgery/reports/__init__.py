@@ -11,6 +11,16 @@ get here without importing it. The way in is ``surgery.report(value, "text")`` o
 from surgery.reports import json, text
 
 # The files that register values.
-VALUES = ("example", "graph", "heads", "parameters", "plan", "registry", "verdicts", "weights")
+VALUES = (
+    "difference",
+    "example",
+    "graph",
+    "heads",
+    "parameters",
+    "plan",
+    "registry",
+    "verdicts",
+    "weights",
+)
 
 __all__ = ["VALUES", "json", "text"]
