@@ -11,12 +11,9 @@ from surgery.errors import CorruptFileError, PlanError
 from surgery.operations.literals import decode, encode
 from surgery.operations.made import Made
 from surgery.operations.portrait import Form, Placed, Portrait
+from surgery.operations.recorded import KEY, VERSION
 from surgery.weights.brief import brief
 from surgery.weights.header import RepeatedError, unrepeated
-
-VERSION = 1
-# The metadata's key. Another file's metadata may well have one of this name and mean another thing.
-KEY = "surgery"
 
 _TRAINING, _STILL = 1, 2
 # How deep modules may nest.

@@ -22,7 +22,8 @@ from surgery.operations.portrait import (
     portrait_of,
     strides_of,
 )
-from surgery.operations.record import KEY, Origin, Record, written
+from surgery.operations.record import Origin, Record, written
+from surgery.operations.recorded import KEY
 from surgery.weights.stored import fills
 from surgery.weights.write import check_destination, write
 

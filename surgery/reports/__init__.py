@@ -12,6 +12,7 @@ from surgery.reports import json, text
 
 # The files that register values.
 VALUES = (
+    "contents",
     "difference",
     "example",
     "graph",

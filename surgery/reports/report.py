@@ -158,7 +158,7 @@ def describe(value: object) -> Report:
         >>> describe(surgery.audit(torch.nn.Linear(2, 2))).facts[0]
         Fact(key='total', label='parameters', value=6, unit='count', presence='always')
     """
-    if _register_all():
+    if _register(type(value)):
         return describe(value)
     names = sorted(kind.__name__ for kind in describe.registry if kind is not object)
     raise ArgumentError(
@@ -170,15 +170,23 @@ def describe(value: object) -> Report:
     )
 
 
-def _register_all() -> bool:
-    """Import every file that registers values; False where that was done before."""
+def _register(kind: type) -> bool:
+    """Import the files that register values, first the one that bears the name of this value's.
+
+    Returns:
+        Whether any was imported: a value may be known now.
+    """
     from surgery.reports import VALUES
 
-    files = [f"surgery.reports.{name}" for name in VALUES]
-    missing = [file for file in files if file not in sys.modules]
-    for file in missing:
-        import_module(file)
-    return bool(missing)
+    own = [name for name in VALUES if name == kind.__module__.rpartition(".")[2]]
+    for names in own, VALUES:
+        files = [f"surgery.reports.{name}" for name in names]
+        missing = [file for file in files if file not in sys.modules]
+        for file in missing:
+            import_module(file)
+        if missing:
+            return True
+    return False
 
 
 @describe.register

@@ -88,8 +88,7 @@ def _format(head: bytes, opened: _Opened) -> Callable[[_Opened], Weights]:
         return _zip
     if head.startswith(torch_files.LEGACY_MAGIC):
         return _legacy
-    # The length of a header never fills its eight bytes, and text holds no zero byte.
-    if head[5:9] == b"\0\0\0{":
+    if header.begins(head):
         return _safetensors
     short = size < len(torch_files.LEGACY_MAGIC)
     if (short and torch_files.LEGACY_MAGIC.startswith(head)) or torch_files.ZIP_MAGIC.startswith(

@@ -91,5 +91,18 @@ def check_listed(
             raise _broken(index, what, repr(name), file)
 
 
+def unlisted(table: Mapping[str, str], there: Mapping[str, Collection[str]]) -> tuple[str, ...]:
+    """A note on tensors that are in the shards and not where the index says; none, if all are.
+
+    Args:
+        table: file name by tensor name.
+        there: the names in each shard, by file name.
+    """
+    names = [name for file, names in there.items() for name in names if table.get(name) != file]
+    shown = ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
+    said = f"in the shards and not where the index says, left out: {shown}"
+    return (said,) if names else ()
+
+
 def _broken(index: Path, what: str, expected: object, found: object) -> CorruptFileError:
     return CorruptFileError(what, where=str(index), expected=expected, found=found, fix=_AGAIN)

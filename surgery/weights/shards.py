@@ -7,10 +7,8 @@ from pathlib import Path
 
 from surgery.weights import nested
 from surgery.weights.files import Combined
-from surgery.weights.index import check_listed, shard_files, shard_names
+from surgery.weights.index import check_listed, shard_files, shard_names, unlisted
 from surgery.weights.value import Weights
-
-_SHOWN = 5
 
 
 def of_index(
@@ -47,13 +45,7 @@ def _joined(index: Path, table: Mapping[str, str], shards: Mapping[str, Weights]
         for name, info in shard.tensors.items()
         if table.get(name) == file
     }
-    unlisted = [
-        name for file, shard in shards.items() for name in shard.tensors if table.get(name) != file
-    ]
-    notes = [f"{len(shards)} shards"]
-    if unlisted:
-        shown = ", ".join(unlisted[:_SHOWN]) + (", ..." if len(unlisted) > _SHOWN else "")
-        notes.append(f"in the shards and not where the index says, left out: {shown}")
+    notes = [f"{len(shards)} shards", *unlisted(table, {f: s.tensors for f, s in shards.items()})]
     for file, shard in shards.items():
         notes += [f"{file}: {note}" for note in shard.notes]
     formats = {shard.format for shard in shards.values()}

@@ -27,7 +27,7 @@ from surgery.errors import (
     WeightsError,
 )
 from surgery.operations.literals import Opaque, decode, encode
-from surgery.operations.record import KEY
+from surgery.operations.recorded import KEY
 from surgery.weights import read
 from surgery.weights.write import write
 from tests.operations.cases import Branches

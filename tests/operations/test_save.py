@@ -23,7 +23,7 @@ from surgery.errors import (
     WeightsError,
     WrappedModelError,
 )
-from surgery.operations.record import KEY
+from surgery.operations.recorded import KEY
 from surgery.weights import read
 from tests.operations.cases import Branches
 from tests.operations.restored import assert_answers, assert_same, restored
