@@ -7,7 +7,7 @@ model knows nothing of it.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import nn
@@ -91,3 +91,16 @@ def operations_on(model: nn.Module) -> tuple[Made, ...]:
             touched = tuple(tree.join(address, each) if each else address for each in made.touched)
             found.setdefault(id(made), Made(made.title, made.call, touched, made.serial))
     return tuple(sorted(found.values(), key=lambda made: made.serial))
+
+
+def retitle(model: nn.Module, old: str, new: str) -> None:
+    """Say otherwise what the last operation on a model is about: a file by another path to it.
+
+    Args:
+        model: any module.
+        old: what its title says.
+        new: what it is to say.
+    """
+    held = remembered(model)
+    if held:
+        held[-1] = replace(held[-1], title=held[-1].title.replace(old, new))

@@ -61,7 +61,8 @@ class Recipe:
         num_classes: how many classes the target is built with.
         options: further arguments for what builds the target.
         example: the arguments of one forward pass where they are not found out: the shape of a
-            tensor, or ``{"shape": ..., "dtype": ...}``, several in a list, or by keyword.
+            tensor, or ``{"shape": ..., "dtype": ...}``, several in a list, or by keyword. One in
+            a step holds from there on; after ``adapt_input`` it is found out anew.
         seed: of everything that is drawn at random.
         output: the file to write.
         name: what the recipe is called in errors: its file.
