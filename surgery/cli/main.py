@@ -23,6 +23,7 @@ from surgery.errors import SurgeryError
 # Each command: where it is, and what it does in a line.
 COMMANDS: dict[str, tuple[str, str]] = {
     "audit": ("surgery.cli.audit:command", "Count parameters, buffers and bytes by module."),
+    "diff": ("surgery.cli.diff:command", "Compare two models or checkpoints."),
     "heads": ("surgery.cli.heads:command", "Show the layers that make classes, and why."),
     "inspect": ("surgery.cli.inspect:command", "Show what a model or a checkpoint is."),
     "plugins": (

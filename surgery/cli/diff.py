@@ -1,0 +1,91 @@
+"""``surgery diff``: what two models or checkpoints do not have in common."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from surgery.cli import options, plugged, show, targets
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from surgery.weights.value import Weights
+
+
+class Tolerance(click.ParamType):
+    """One number, or an absolute and a relative one: ``1e-8,1e-5``."""
+
+    name = "tolerance"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[float, ...]:
+        """Two numbers from text; one stands for both."""
+        if isinstance(value, tuple):
+            return value
+        try:
+            numbers = tuple(map(float, str(value).split(",")))
+        except ValueError:
+            numbers = ()
+        if len(numbers) not in (1, 2):
+            self.fail(f"{value!r} is no tolerance such as 1e-5 or 1e-8,1e-5", param, ctx)
+        return numbers if len(numbers) == 2 else numbers * 2
+
+
+@click.command()
+@click.argument("a", type=options.Target(), metavar="A")
+@click.argument("b", type=options.Target(), metavar="B")
+@click.option(
+    "--values/--no-values",
+    default=None,
+    help="Compare values as well; done for two checkpoints where nothing is said. A model that "
+    "is named is built for it, with the values that its code gives it.",
+)
+@click.option(
+    "--tolerance",
+    type=Tolerance(),
+    metavar="X[,Y]",
+    help="How far apart values may be: absolute, and relative to A; one number for both.",
+)
+@click.option("--exact-names", is_flag=True, help="Compare tensors of the very same name only.")
+@options.json
+@options.html
+@click.pass_context
+def command(
+    ctx: click.Context,
+    a: str,
+    b: str,
+    values: bool | None,
+    tolerance: tuple[float, float] | None,
+    exact_names: bool,
+    as_json: bool,
+    html: Path | None,
+) -> None:
+    """Show what A and B, each a TARGET, do not have in common.
+
+    The exit status is 0 where nothing differs, 1 where something does, and 2 for a mistake. Other
+    names for the same tensors, and other metadata, are shown and do not count.
+    """
+    from surgery import diff
+
+    if values is None:
+        values = targets.is_path(a) and targets.is_path(b)
+    found = diff(
+        _source(a, values),
+        _source(b, values),
+        values=values,
+        tolerance=tolerance,
+        exact_names=exact_names,
+        registry=plugged.registry(),
+    )
+    show.show(found, as_json, html)
+    ctx.exit(0 if found.same else 1)
+
+
+def _source(target: str, values: bool) -> nn.Module | Weights:
+    if targets.is_path(target):
+        return targets.weights_of(target)
+    return targets.model_of(target, values=values)
