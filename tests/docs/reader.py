@@ -61,7 +61,7 @@ class Reader:
 
     def _python(self, block: Block) -> None:
         test = doctest.DocTest(
-            doctest.DocTestParser().get_examples(block.text, block.where),
+            doctest.DocTestParser().get_examples(marked(block.text), block.where),
             self.names,
             block.where,
             f"docs/{block.page}",
@@ -108,6 +108,16 @@ class Reader:
             check=False,
         )
         return done.stdout, done.returncode
+
+
+def marked(text: str) -> str:
+    """A doctest whose output goes on behind blank lines: the fence says where it ends."""
+    lines = text.splitlines()
+    for n, line in enumerate(lines):
+        following = next((later for later in lines[n:] if later), ">>> ")
+        if not line and not following.startswith(">>> "):
+            lines[n] = "<BLANKLINE>"
+    return "\n".join(lines) + "\n"
 
 
 def commands(block: Block) -> Iterator[Command]:
