@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -355,14 +356,19 @@ def _changed(
         forms.append(_form(given, {o.entrance.path: o.entrance.axis for o in here}, channels, size))
     plain, train = forms
     own = example.train is not None
-    return Example(plain.args, plain.kwargs, train if own else None)
+    return dataclasses.replace(plain, train=train if own else None, forward=example.forward)
 
 
 def _form(
     example: Example, axes: Mapping[str, int], channels: int, size: tuple[int, int] | None
 ) -> Example:
     found = [*tensors(example.args, "args"), *tensors(dict(example.kwargs), "kwargs")]
-    places = {id(tensor): axes[path] for path, tensor in found if path in axes}
+    lists = {_list(path): axis for path, axis in axes.items() if _list(path)}
+    places = {
+        id(tensor): axes[path] if path in axes else lists[_list(path)]
+        for path, tensor in found
+        if path in axes or _list(path) in lists
+    }
 
     def twin(tensor: torch.Tensor) -> torch.Tensor:
         if id(tensor) not in places:
@@ -380,6 +386,12 @@ def _form(
         tuple(replace_tensors(value, twin) for value in example.args),
         {name: replace_tensors(value, twin) for name, value in example.kwargs.items()},
     )
+
+
+def _list(path: str) -> str:
+    """The list that an input is an item of, inside an argument: images are of one kind."""
+    inside = re.fullmatch(r"(.+\])\[\d+\]", path)
+    return inside[1] if inside else ""
 
 
 def _plan(
