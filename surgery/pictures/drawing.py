@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -15,7 +16,6 @@ from surgery.errors import ArgumentError
 from surgery.families.registry import Registry
 from surgery.findings import Head
 from surgery.graph.graph import Graph
-from surgery.heads import find_heads
 from surgery.operations.plan import Outcome
 from surgery.pictures import words
 from surgery.pictures.blocks import Depth, Sketch, deepest, sketch
@@ -23,7 +23,8 @@ from surgery.pictures.file import placed
 from surgery.pictures.marks import Marking, marking
 from surgery.pictures.repeats import folded
 from surgery.pictures.svg import Caption, render
-from surgery.recording import record, resolve_example
+from surgery.recording import record
+from surgery.survey import survey
 
 # A page holds this many blocks; more are drawn where a depth is asked for.
 _BLOCKS = 60
@@ -102,7 +103,7 @@ def draw(
             ``"operations"`` draws every operation. Left out, as deep as some 60 blocks go.
             Modules that repeat one right after the other are drawn once, with their number.
         outcomes: operations on the model to mark as well: what is new, transplanted or loaded.
-        heads: the heads to mark; left out, those that are found in a model.
+        heads: the heads to mark; left out, those that are found in a model. ``()`` for none.
         example: the arguments of one forward pass; left out, it is supplied or inferred.
         train: draw what runs in train mode.
         overwrite: replace a file that is there.
@@ -115,6 +116,7 @@ def draw(
         ArgumentError: a target, depth or path that is none, or too many operations for a drawing.
         UnsupportedModelError: the model is lazy, scripted or exported.
         RecordError: forward raised, or no example could be inferred.
+        ClaimContradictedError: the family of the model claims another head than the graph shows.
         WeightsError: the file cannot be written.
 
     Example:
@@ -136,10 +138,8 @@ def draw(
         graph, model, name = target, None, "Graph"
     else:
         model = tree.unwrap(tree.check_model(target))
-        example = resolve_example(model, example, registry=registry)
-        graph, name = record(model, example, train=train, registry=registry), type(model).__name__
-        if heads is None:
-            heads = _marked(find_heads(model, example, registry=registry))
+        graph, heads = _recorded(model, example, train, heads, registry)
+        name = type(model).__name__
     marks = marking(model, heads or (), done)
     chosen, found = _fold(graph, depth, marks)
     caption = _caption(graph, name, chosen, found, marks)
@@ -160,6 +160,23 @@ def _check_depth(depth: object) -> None:
         found=repr(depth),
         fix="surgery.draw(model, depth=2)",
     )
+
+
+def _recorded(
+    model: nn.Module,
+    example: Any,
+    train: bool,
+    heads: Iterable[Head] | None,
+    registry: Registry | None,
+) -> tuple[Graph, Iterable[Head]]:
+    """The graph in one mode, and the heads: those given, or those found."""
+    if heads is not None:
+        return record(model, example, train=train, registry=registry), heads
+    known = survey(model, example, registry=registry)
+    graph = known.graphs.get("train" if train else "eval")
+    if graph is None:
+        graph = record(model, known.example, train=train, registry=registry)
+    return graph, _marked(known.heads)
 
 
 def _marked(heads: Iterable[Head]) -> list[Head]:
@@ -201,15 +218,9 @@ def _fold(graph: Graph, depth: Depth | None, marks: Marking) -> tuple[Depth, Ske
 
 
 def _caption(graph: Graph, name: str, depth: Depth, found: Sketch, marks: Marking) -> Caption:
-    parameters = {
-        node.addresses: node.outputs[0].shape for node in graph.nodes if node.role == "parameter"
-    }
-    total = 0
-    for shape in parameters.values():
-        size = 1
-        for length in shape:
-            size *= length
-        total += size
+    total = sum(
+        math.prod(node.outputs[0].shape) for node in graph.nodes if node.role == "parameter"
+    )
     facts = [
         f"{'train' if graph.training else 'eval'} mode",
         f"{words.count(total)} parameters",

@@ -8,6 +8,7 @@ line runs through a box.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -23,7 +24,8 @@ _FRAME_SIDE = 14.0
 _FRAME_BOTTOM = 24.0
 # How much a line wants to be straight: most where it only passes by, least where it turns off.
 _PULL_BOX, _PULL_END, _PULL_PASSING = 4.0, 1.0, 8.0
-_SWEEPS = 12
+_SWEEPS = 24
+_STRAIGHTENED = 4
 _SPREAD = 22.0
 
 
@@ -107,7 +109,7 @@ def arrange(
     layers = _layers(len(sizes), edges)
     net = _with_passages(layers, edges)
     rows = _ordered(net)
-    inside = [frozenset(n for n, group in enumerate(groups) if v in group) for v in range(net.size)]
+    inside = _inside(net, edges, groups)
     widths = [size[0] for size in sizes] + [0.0] * (net.size - len(sizes))
     across = _across(net, rows, widths, inside)
     tops, heights = _down(rows, sizes, groups, inside, net.layers)
@@ -120,7 +122,11 @@ def arrange(
         )
         for v, (width, height) in enumerate(sizes)
     )
-    frames = _frames(boxes, groups)
+    passing = [
+        Rectangle(across[v], tops[net.layers[v]], 0.0, heights[net.layers[v]])
+        for v in range(len(sizes), net.size)
+    ]
+    frames = _frames(boxes, passing, groups, inside)
     routes = _routes(net, edges, boxes, across, tops, heights)
     return _at_origin(boxes, routes, frames)
 
@@ -218,6 +224,7 @@ def _across(
                 for v in rows[place]
             ]
             _settle(rows[place], apart[place], seen, middles)
+    _straighten(net, rows, apart, middles)
     return middles
 
 
@@ -270,6 +277,51 @@ def _settle(
         middles[vertex] = place + offset
 
 
+def _straighten(
+    net: _Net, rows: Sequence[Sequence[int]], apart: Sequence[Sequence[float]], middles: list[float]
+) -> None:
+    """Put what follows each other in one line exactly below each other, where there is room."""
+    left: dict[int, tuple[int, float]] = {}
+    right: dict[int, tuple[int, float]] = {}
+    for row, needed in zip(rows, apart, strict=True):
+        for (one, other), gap in zip(pairwise(row), needed[1:], strict=True):
+            left[other], right[one] = (one, gap), (other, gap)
+    lines = _lines(net)
+    for _ in range(_STRAIGHTENED):
+        for line in lines:
+            least = [middles[left[v][0]] + left[v][1] for v in line if v in left]
+            most = [middles[right[v][0]] - right[v][1] for v in line if v in right]
+            low, high = max(least, default=-math.inf), min(most, default=math.inf)
+            if low <= high:
+                wish = sorted(middles[v] for v in line)[len(line) // 2]
+                for v in line:
+                    middles[v] = min(max(wish, low), high)
+
+
+def _lines(net: _Net) -> list[list[int]]:
+    """The vertices that follow each other and nothing else, and those that a line passes by."""
+    ahead: dict[int, list[int]] = {}
+    behind: dict[int, list[int]] = {}
+    for source, target in net.edges:
+        ahead.setdefault(source, []).append(target)
+        behind.setdefault(target, []).append(source)
+    following = {
+        source: targets[0]
+        for source, targets in ahead.items()
+        if len(targets) == 1
+        and len(behind[targets[0]]) == 1
+        and (source < net.boxes) == (targets[0] < net.boxes)
+    }
+    starts = [v for v in following if v not in set(following.values())]
+    found = []
+    for vertex in starts:
+        line = [vertex]
+        while line[-1] in following:
+            line.append(following[line[-1]])
+        found.append(line)
+    return found
+
+
 def _down(
     rows: Sequence[Sequence[int]],
     sizes: Sequence[tuple[float, float]],
@@ -292,14 +344,31 @@ def _down(
     return tops, heights
 
 
+def _inside(
+    net: _Net, edges: Sequence[tuple[int, int]], groups: Sequence[frozenset[int]]
+) -> list[frozenset[int]]:
+    """The groups that each vertex is in: a line that passes is where both of its ends are."""
+    found = [frozenset(n for n, group in enumerate(groups) if v in group) for v in range(net.boxes)]
+    passing: dict[int, frozenset[int]] = {}
+    for (source, target), way in zip(edges, net.passages, strict=True):
+        both = found[source] & found[target]
+        for vertex in way:
+            passing[vertex] = passing.get(vertex, both) & both
+    return found + [passing[vertex] for vertex in range(net.boxes, net.size)]
+
+
 def _frames(
-    boxes: Sequence[Rectangle], groups: Sequence[frozenset[int]]
+    boxes: Sequence[Rectangle],
+    passing: Sequence[Rectangle],
+    groups: Sequence[frozenset[int]],
+    inside: Sequence[frozenset[int]],
 ) -> tuple[Rectangle | None, ...]:
     """Frames from the innermost out; none that meets a box which is not in it."""
     frames: list[Rectangle | None] = [None] * len(groups)
     for place in reversed(range(len(groups))):
         group = groups[place]
         held = [boxes[v] for v in group]
+        held += [line for v, line in enumerate(passing, len(boxes)) if place in inside[v]]
         held += [f for f, g in zip(frames, groups, strict=True) if f is not None and g < group]
         left, top = min(box.x for box in held), min(box.y for box in held)
         right, bottom = max(box.right for box in held), max(box.bottom for box in held)

@@ -34,7 +34,7 @@ _MEANINGS = {
     marks.LOADED: "loaded from a checkpoint",
     marks.FROZEN: "does not train",
     marks.PARTLY: "some of it does not train",
-    marks.SHARED: "one parameter in several places",
+    marks.SHARED: "one parameter or module in several places",
 }
 
 
@@ -119,6 +119,8 @@ class _Page:
             self._line(edge, route)
         for group, frame in framed:
             self._frame(group, frame, framed)
+        for route in self.layout.routes:
+            _tip(self.drawing, *route[-1])
         self._labels()
         for place, (block, box) in enumerate(
             zip(self.whole.blocks, self.layout.boxes, strict=True)
@@ -170,14 +172,16 @@ class _Page:
         around = [other.address for other, _ in framed if set(group.members) < set(other.members)]
         name = self._relative(group.address, around[-1] if around else "", group.last)
         badge = f"{words.TIMES} {group.repeats}" if group.repeats > 1 else ""
-        kind = self.classes.get(group.address, "")
-        room = int((frame.width - 28 - _width(f"{kind}  {badge}", 11, _SANS)) / (11 * _MONO))
-        label = _text(element, "frame-name", "", frame.x + 14, frame.y + 18)
-        _add(label, "tspan", {"class": "mono"}, words.shortened(name, max(room, 8)))
-        if kind and frame.width > _CARD[0]:
-            _add(label, "tspan", {"class": "muted", "dx": "8"}, kind)
+        kind = words.legible(self.classes.get(group.address, ""))
+        beside = _width(badge, 11, _SANS) + 22 if badge else 0.0
+        room = frame.width - 28 - beside
+        name = words.shortened(name, int(room / (11 * _MONO)))
+        x, wide = frame.x + 14, _width(name, 11, _MONO)
+        _text(element, "frame-name mono", name, x, frame.y + 18)
         if badge:
-            _badge(element, badge, frame.right - 12, frame.y + 6)
+            _badge(element, badge, x + wide + beside, frame.y + 6)
+        if kind and wide + 8 + _width(kind, 11, _SANS) <= room:
+            _text(element, "frame-kind", kind, x + wide + 8 + beside, frame.y + 18)
 
     def _relative(self, address: str, around: str, last: str = "") -> str:
         """An address as seen from the frame it is drawn in."""
@@ -192,9 +196,6 @@ class _Page:
         line = _add(self.drawing, "g", {"class": "edge"})
         _add(line, "title", text=words.shapes(edge.specs))
         _add(line, "path", {"class": "line", "d": way})
-        x, y = route[-1]
-        tip = f"M{_n(x - 4)} {_n(y - 7)}L{_n(x)} {_n(y)}L{_n(x + 4)} {_n(y - 7)}Z"
-        _add(line, "path", {"class": "tip", "d": tip})
 
     def _labels(self) -> None:
         """The shapes that leave each block, once."""
@@ -227,7 +228,7 @@ class _Page:
             _text(element, "pill", shown, box.centre, box.y + box.height / 2 + 4)
         else:
             self._card(element, block, box, around)
-        _marked(element, block.marks, box)
+        _marked(element, _said(block), box)
 
     def _card(
         self, element: ElementTree.Element, block: Block, box: Rectangle, around: str
@@ -249,13 +250,8 @@ class _Page:
         if owner:
             _add(line, "tspan", {"class": "muted"}, f"{owner}.")
         _add(line, "tspan", text=own)
-        size = f"{words.count(block.elements // block.repeats)} parameters"
-        if block.repeats > 1:
-            size = f"{block.repeats} {words.TIMES} {words.count(block.elements // block.repeats)}"
-        size = size if block.elements else ""
         kind = words.legible(self.classes.get(block.address, "")) or words.doing(block)
-        if block.call[1] > 1:
-            kind += f", call {block.call[0]} of {block.call[1]}"
+        size = _parameters(block, box.width - 40 - _width(kind, 11, _SANS))
         most = int((box.width - 40 - _width(size, 11, _SANS)) / (11 * _SANS))
         shown = kind if len(kind) <= most else kind[: most - 1] + "…"
         _text(element, "kind", shown, box.x + 22, box.y + 38)
@@ -298,6 +294,8 @@ class _Page:
         there = {words.sort_of(block) for block in blocks}
         items = [("sort", sort, text) for sort, text in words.SORTS.items() if sort in there]
         found = {mark for block in self.whole.blocks for mark in block.marks}
+        if any(block.call[1] > 1 for block in self.whole.blocks):
+            found.add(marks.SHARED)
         items += [("mark", mark, text) for mark, text in _MEANINGS.items() if mark in found]
         x, y = _MARGIN, top
         for form, key, text in items:
@@ -324,8 +322,24 @@ class _Page:
         return top
 
 
+def _tip(parent: ElementTree.Element, x: float, y: float) -> None:
+    way = f"M{_n(x - 4)} {_n(y - 7)}L{_n(x)} {_n(y)}L{_n(x + 4)} {_n(y - 7)}Z"
+    _add(parent, "path", {"class": "tip", "d": way})
+
+
+def _parameters(block: Block, room: float) -> str:
+    """How many parameters a card has, in the words that fit."""
+    if not block.elements:
+        return ""
+    number = words.count(block.elements // block.repeats)
+    if block.repeats > 1:
+        return f"{block.repeats} {words.TIMES} {number}"
+    whole = f"{number} parameters"
+    return whole if _width(whole, 11, _SANS) <= room else number
+
+
 def _classes(block: Block) -> Iterable[str]:
-    return (f"is-{mark.replace(' ', '-')}" for mark in block.marks)
+    return (f"is-{_key(mark)}" for mark in _said(block))
 
 
 def _wrapped(text: str, most: int) -> list[str]:
@@ -348,6 +362,14 @@ def _path(route: Sequence[Point]) -> str:
     return "".join(steps)
 
 
+def _said(block: Block) -> list[str]:
+    """The marks as they are written on a block."""
+    call, calls = block.call
+    if calls == 1:
+        return list(block.marks)
+    return [*(mark for mark in block.marks if mark != marks.SHARED), f"call {call} of {calls}"]
+
+
 def _marked(element: ElementTree.Element, found: Sequence[str], box: Rectangle) -> None:
     """The marks on the upper side of a box, from the right."""
     right = box.right - 10
@@ -358,9 +380,13 @@ def _marked(element: ElementTree.Element, found: Sequence[str], box: Rectangle) 
         right -= 5
 
 
+def _key(mark: str) -> str:
+    return marks.SHARED if mark.startswith("call ") else mark.replace(" ", "-")
+
+
 def _mark(element: ElementTree.Element, mark: str, x: float, y: float) -> None:
     width = _width(mark, 10, _SANS) + 16
-    group = _add(element, "g", {"class": f"mark mark-{mark.replace(' ', '-')}"})
+    group = _add(element, "g", {"class": f"mark mark-{_key(mark)}"})
     _add(group, "rect", _at(Rectangle(x, y, width, 16)) | {"rx": "8"})
     _text(group, "mark-name", mark, x + width / 2, y + 11.5)
 
