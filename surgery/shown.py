@@ -22,7 +22,7 @@ def lower(value: object, form: str, **options: Any) -> str:
 
     Args:
         value: anything that reports know how to describe.
-        form: ``text`` or ``json``.
+        form: ``text``, ``json`` or ``html``.
         options: what that lowering takes, for instance ``depth`` and ``width`` of a text.
 
     Returns:
@@ -63,9 +63,12 @@ def _check_options(form: str, lowering: Callable[..., str], options: Mapping[str
 
 
 class Shown:
-    """A value that prints as the text that reports make of it."""
+    """A value that prints as the text that reports make of it; notebooks show it as HTML."""
 
     __slots__ = ()
 
     def __str__(self) -> str:
         return lower(self, "text")
+
+    def _repr_html_(self) -> str:
+        return lower(self, "html", page=False)

@@ -1,4 +1,4 @@
-"""Reports: values lowered to text and JSON.
+"""Reports: values lowered to text, JSON and HTML.
 
 A file here that bears the name of the file where a value is made (``parameters.py``) registers
 how that value becomes a ``Report``: facts, tables and notes (``report.py``). ``text.py`` and
@@ -8,7 +8,7 @@ this package registers the forms, and costs no torch; ``report.describe`` import
 get here without importing it. The way in is ``surgery.report(value, "text")`` or ``print(value)``.
 """
 
-from surgery.reports import json, text
+from surgery.reports import html, json, text
 
 # The files that register values.
 VALUES = (
@@ -24,4 +24,4 @@ VALUES = (
     "weights",
 )
 
-__all__ = ["VALUES", "json", "text"]
+__all__ = ["VALUES", "html", "json", "text"]

@@ -29,7 +29,7 @@ def chart_of_modules(
         The chart. What a module with children holds itself is a part of its own.
     """
     marks, shades = marks or {}, shades or {}
-    tree = _Tree()
+    tree = _Tree("(the model)")
     for row in audit.rows:
         marked = next((marks[address] for address in row.addresses if address in marks), ())
         shade = shades.get(row.address) or _shade(row)
@@ -48,7 +48,7 @@ def chart_of_tensors(key: str, title: str, tensors: Iterable[tuple[str, str, int
     Returns:
         The chart.
     """
-    tree = _Tree()
+    tree = _Tree("(all tensors)")
     tree.add("", "", 0, "tensors")
     for name, form, size, shade in tensors:
         above = name.split(".")[:-1]
@@ -94,7 +94,8 @@ def _shade(counted: Counted) -> Shade:
 class _Tree:
     """Parts as they come, each below the nearest part that its address lies in."""
 
-    def __init__(self) -> None:
+    def __init__(self, whole: str) -> None:
+        self.whole = whole
         self.own: list[tuple[str, str, int, Shade, tuple[Mark, ...]]] = []
         self.places: dict[str, int] = {}
 
@@ -122,12 +123,11 @@ class _Tree:
             if not sizes[place]:
                 continue
             above = kept.get(parents[place], -1)
-            label = _label(address)
+            label = _label(address) or self.whole
             kept[place] = len(found)
             found.append(Part(address, label, kind, sizes[place], shade, above, marks))
             if own and place in with_children:
-                held = f"{label} itself" if address else "the model itself"
-                found.append(Part(address, held, kind, own, shade, kept[place], marks))
+                found.append(Part(address, f"{label} itself", kind, own, shade, kept[place], marks))
         return tuple(found)
 
     def _parent(self, place: int) -> int:
@@ -144,4 +144,4 @@ class _Tree:
 
 
 def _label(address: str) -> str:
-    return address.rpartition(".")[2] or address or "(the model)"
+    return address.rpartition(".")[2] or address

@@ -206,15 +206,7 @@ def _table(table: Table, page: _Page) -> tuple[rich.table.Table, list[str]]:
     from rich.table import Table as Grid
     from rich.text import Text
 
-    levels = table.levels or (0,) * len(table.rows)
-    rows = [
-        (row, level if table.levels else None)
-        for row, level in zip(table.rows, levels, strict=True)
-        if level <= page.depth
-    ]
-    deeper = len(table.rows) - len(rows)
-    beyond = 0 if table.levels else max(len(rows) - page.rows, 0)
-    rows = rows[: len(rows) - beyond]
+    rows, left_out = visible(table, page.depth, page.rows)
     columns = {
         column: [cell(row[place], column.unit, level) for row, level in rows]
         for place, column in enumerate(table.columns)
@@ -234,12 +226,36 @@ def _table(table: Table, page: _Page) -> tuple[rich.table.Table, list[str]]:
         )
     for written in zip(*columns.values(), strict=True):
         grid.add_row(*map(Text, written))
+    return grid, [*left_out, *([f"no room for: {', '.join(dropped)}"] if dropped else [])]
+
+
+def visible(
+    table: Table, depth: int | None, most: int | None
+) -> tuple[list[tuple[tuple[Value, ...], int | None]], list[str]]:
+    """The rows of a table that people are shown.
+
+    Args:
+        table: the table.
+        depth: of a tree, levels to show below its root; None for all.
+        most: of a table without levels, how many rows to show; None for all.
+
+    Returns:
+        Each row with its level (None where the table has no levels), and what is left out, in
+        words.
+    """
+    levels = table.levels or (0,) * len(table.rows)
+    rows = [
+        (row, level if table.levels else None)
+        for row, level in zip(table.rows, levels, strict=True)
+        if depth is None or level <= depth
+    ]
+    deeper = len(table.rows) - len(rows)
+    beyond = 0 if table.levels or most is None else max(len(rows) - most, 0)
     left_out = {
         f"and {deeper:,} deeper, in the rows above them": deeper,
         f"and {beyond:,} more": beyond,
-        f"no room for: {', '.join(dropped)}": dropped,
     }
-    return grid, [line for line, any_ in left_out.items() if any_]
+    return rows[: len(rows) - beyond], [line for line, number in left_out.items() if number]
 
 
 def _narrow(columns: dict[Column, list[str]], width: int) -> list[str]:

@@ -7,7 +7,7 @@ from collections import Counter
 from surgery.reports.areas import bar
 from surgery.reports.chart import Chart, Shade
 from surgery.reports.report import Column, Fact, Report, Table, describe
-from surgery.weights.verdicts import Matching
+from surgery.weights.verdicts import Matching, Verdict
 
 _SHAPES = (
     Column("key", "tensor", "address"),
@@ -51,7 +51,7 @@ def _(matching: Matching) -> Report:
 
 
 # A shape that is adapted is loaded; one that is skipped stays as the model has it.
-_SHADES: dict[str, Shade] = {
+_SHADES: dict[Verdict, Shade] = {
     "loaded": "loaded",
     "dtype converted": "loaded",
     "tied": "loaded",
@@ -74,12 +74,12 @@ def shades(matching: Matching) -> dict[str, Shade]:
 def buckets(matching: Matching) -> tuple[Chart, ...]:
     """How many keys of the model, and of the source, have which verdict."""
     sides = (
-        ("model_verdicts", "Tensors of the model", matching.model_verdicts),
-        ("source_verdicts", "Tensors of the source", matching.source_verdicts),
+        ("model_verdicts", "Tensors of the model", Counter(matching.model_verdicts.values())),
+        ("source_verdicts", "Tensors of the source", Counter(matching.source_verdicts.values())),
     )
     return tuple(
-        bar(key, title, "tensors", ((v, n, _SHADES[v]) for v, n in Counter(found.values()).items()))
-        for key, title, found in sides
+        bar(key, title, "tensors", ((v, counts[v], shade) for v, shade in _SHADES.items()))
+        for key, title, counts in sides
     )
 
 
