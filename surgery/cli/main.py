@@ -26,6 +26,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "diff": ("surgery.cli.diff:command", "Compare two models or checkpoints."),
     "heads": ("surgery.cli.heads:command", "Show the layers that make classes, and why."),
     "inspect": ("surgery.cli.inspect:command", "Show what a model or a checkpoint is."),
+    "new-plugin": ("surgery.cli.new_plugin:command", "Write a plugin project that works."),
     "plugins": (
         "surgery.cli.plugins:command",
         "Show which there are, what each claims, what fails.",
