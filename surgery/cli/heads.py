@@ -12,15 +12,24 @@ from surgery.cli import options, plugged, show, targets
 @click.command()
 @options.target
 @options.example
+@options.num_classes
+@options.built_by
 @options.json
 @options.html
-def command(target: str, example: tuple[int, ...] | None, as_json: bool, html: Path | None) -> None:
+def command(
+    target: str,
+    example: tuple[int, ...] | None,
+    num_classes: int | None,
+    built_by: str | None,
+    as_json: bool,
+    html: Path | None,
+) -> None:
     """Show the layers of TARGET that make classes, the outputs they make, and why they are heads.
 
     One forward pass is recorded on the meta device: nothing is computed, no weight is needed.
     """
+    model = targets.model_of(target, built_by=built_by, num_classes=num_classes)
     from surgery.heads import find_heads
 
-    model = targets.model_of(target)
     found = find_heads(model, targets.tensor_of(example), registry=plugged.registry())
     show.show(found, as_json, html)

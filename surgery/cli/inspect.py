@@ -6,18 +6,40 @@ from pathlib import Path
 
 import click
 
-from surgery.cli import options, show, targets
+from surgery.cli import options, plugged, show, targets
 
 
 @click.command()
 @options.target
+@click.option("--inside", metavar="ENTRY", help="Which entry of a training checkpoint.")
+@options.example
+@options.num_classes
 @options.json
 @options.html
-def command(target: str, as_json: bool, html: Path | None) -> None:
-    """Show what TARGET is: of a checkpoint its tensors, with none of them read."""
-    if targets.is_path(target):
-        show.show(targets.weights_of(target), as_json, html)
-        return
-    from surgery.parameters import audit
+def command(
+    target: str,
+    inside: str | None,
+    example: tuple[int, ...] | None,
+    num_classes: int | None,
+    as_json: bool,
+    html: Path | None,
+) -> None:
+    """Show what TARGET is.
 
-    show.show(audit(targets.model_of(target)), as_json, html)
+    Of a model: its class, family, inputs, heads, parameters, trainable ratio and size. Of a
+    checkpoint: its tensors with layers folded, dtypes, metadata, and the operations that made it.
+    No tensor is read, and of a safetensors file nothing but its header.
+    """
+    if targets.is_path(target):
+        from surgery.weights.contents import contents
+
+        given = {"--example": example, "--num-classes": num_classes}
+        targets.refuse(target, "a file", "the name of a model", given)
+        show.show(contents(target, inside=inside, registry=plugged.registry()), as_json, html)
+        return
+    targets.refuse(target, "a model", "a training checkpoint", {"--inside": inside})
+    model = targets.model_of(target, num_classes=num_classes)
+    from surgery.operations.inspection import inspect_model
+
+    tensor = targets.tensor_of(example)
+    show.show(inspect_model(model, tensor, registry=plugged.registry()), as_json, html)

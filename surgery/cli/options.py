@@ -95,6 +95,12 @@ def num_classes(function: _F) -> _F:
     )
 
 
+def built_by(function: _F) -> _F:
+    """``--target NAME``, as ``built_by: str | None``: what a saved file is restored on."""
+    said = "What builds the model of a saved file, where the file does not say so itself."
+    return click.option("--target", "built_by", type=Target(), metavar="NAME", help=said)(function)
+
+
 def weights(function: _F) -> _F:
     """``--weights FILE``, as ``weights: Path | None``."""
     said = "A checkpoint file or directory."

@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from surgery.reports.report import report
-from surgery.reports.text import WIDTH
+from surgery.reports.text import WIDTH, clean
 
 _NARROWEST = 60
 
@@ -34,6 +34,15 @@ def show(value: object, as_json: bool = False, html: Path | None = None, **optio
         click.echo(report(value, "json"))
         return
     click.echo(report(value, "text", width=width(), styled=is_styled(), **options))
+
+
+def lines(text: str) -> None:
+    """Print a text that reports did not make; control characters in it are written as escapes.
+
+    Args:
+        text: any text.
+    """
+    click.echo("\n".join(map(clean, text.splitlines())))
 
 
 def is_styled() -> bool:

@@ -4,17 +4,32 @@ from __future__ import annotations
 
 import click
 
-from surgery.cli import options, show, targets
+from surgery.cli import options, plugged, show, targets
 
 
 @click.command()
 @options.target
 @options.example
 @options.depth(3)
+@options.num_classes
+@options.built_by
 @options.json
-def command(target: str, example: tuple[int, ...] | None, depth: int, as_json: bool) -> None:
+def command(
+    target: str,
+    example: tuple[int, ...] | None,
+    depth: int,
+    num_classes: int | None,
+    built_by: str | None,
+    as_json: bool,
+) -> None:
     """Show TARGET layer by layer, with torchinfo's table; nothing is computed."""
+    model = targets.model_of(target, built_by=built_by, num_classes=num_classes)
     from surgery.layers import summary
+    from surgery.recording import resolve_example
 
-    model = targets.model_of(target)
-    show.show(summary(model, targets.tensor_of(example), depth=depth), as_json)
+    given = resolve_example(model, targets.tensor_of(example), registry=plugged.registry())
+    table = summary(model, given, depth=depth)
+    if as_json:
+        show.show(table, as_json)
+    else:
+        show.lines(str(table))

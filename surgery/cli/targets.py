@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from surgery.cli import plugged
-from surgery.errors import ArgumentError
+from surgery.errors import ArgumentError, PlanError
+from surgery.weights.paths import is_spelt_as_path, path_of
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
     from surgery.weights.value import Weights
-
-# What a name has that is meant as a path, whether or not there is such a file.
-_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".tar", ".json")
 
 
 def is_path(target: str) -> bool:
@@ -33,24 +32,21 @@ def is_path(target: str) -> bool:
         >>> is_path("torch.nn:Linear"), is_path("model.safetensors"), is_path("./model")
         (False, True, True)
     """
-    if "/" in target or os.sep in target or target.lower().endswith(_SUFFIXES):
+    if is_spelt_as_path(target):
         return True
     if not os.path.lexists(target):
         return False
-    names = [name for name in plugged.registry().catalog_names if target in _names(name)]
-    if names:
+    names = plugged.registry().catalog_names
+    meant = [name for name in names if target in (name, name.partition(":")[2])]
+    if meant:
         raise ArgumentError(
             "this is a file or directory here, and a model in a catalog",
             where="TARGET",
             expected="a name that is one of them",
             found=target,
-            fix=f"./{target} or {names[0]}",
+            fix=f"./{target} or {meant[0]}",
         )
     return True
-
-
-def _names(name: str) -> tuple[str, str]:
-    return name, name.partition(":")[2]
 
 
 def weights_of(target: str) -> Weights:
@@ -79,7 +75,7 @@ def weights_of(target: str) -> Weights:
 def model_of(
     target: str,
     *,
-    saved_with: str | None = None,
+    built_by: str | None = None,
     num_classes: int | None = None,
     values: bool = False,
 ) -> nn.Module:
@@ -87,43 +83,92 @@ def model_of(
 
     Args:
         target: what was given: a name, or a file that ``surgery.save`` wrote.
-        saved_with: for such a file, the name of what makes the model, where the file does not
-            say so itself (``--target``).
+        built_by: for such a file, the name of what builds the model; what the file says, if left
+            out and it says a name in a catalog.
         num_classes: handed to what builds the model.
-        values: whether its parameters need values; on ``meta``, if not.
+        values: whether the parameters of a model that is built need values; on ``meta``, if not.
 
     Raises:
         SurgeryError: no such name or file, it cannot be built, or the file alone makes no model.
     """
+    find_modules_here()
+    plugins = plugged.registry()
+    if is_path(target):
+        refuse(target, "a file", "the name of a model", {"--num-classes": num_classes})
+        return _restored(target, built_by)
+    refuse(target, "a name", "a saved file", {"--target": built_by})
     from surgery.operations.build import build, constructed
     from surgery.operations.target import resolve_target
 
-    _find_modules_here()
-    plugins = plugged.registry()
-    if is_path(target):
-        return _restored(target, saved_with)
-    if values:
-        return build(target, num_classes=num_classes, registry=plugins).model
-    options: dict[str, Any] = {}
-    deferred, _ = constructed(resolve_target(target, plugins), num_classes, options)
+    try:
+        if values:
+            return build(target, num_classes=num_classes, registry=plugins).model
+        deferred, _ = constructed(resolve_target(target, plugins), num_classes, {})
+    except ArgumentError as error:
+        if error.where != "target":
+            raise
+        fix = "one of these as TARGET; package.module:callable is looked for here, too"
+        raise ArgumentError(
+            error.what, where="TARGET", expected=error.expected, found=error.found, fix=fix
+        ) from error
+    except PlanError as error:
+        if not isinstance(error.__cause__, TypeError):
+            raise
+        raise PlanError(
+            "this could not be built",
+            where=target,
+            expected="a callable that needs no arguments",
+            found=error.found,
+            fix="def make(): return ... in a file models.py here, and models:make as TARGET",
+        ) from error
     return deferred.model
 
 
-def _restored(path: str, saved_with: str | None) -> nn.Module:
+def _restored(path: str, built_by: str | None) -> nn.Module:
     from surgery.operations.restore import restore
+    from surgery.recipes.sources import remembered
 
-    if saved_with is None:
-        raise ArgumentError(
-            "a checkpoint holds tensors, and this needs the model they belong to",
-            where=path,
-            expected="what makes the model: a catalog name or package.module:callable",
-            found="a checkpoint",
-            fix=f"surgery inspect {path}, or the same command with --target package:name",
-        )
-    return restore(saved_with, path, mmap=True, registry=plugged.registry()).model
+    plugins = plugged.registry()
+    path_of(path)
+    options: Mapping[str, Any] = {}
+    if built_by is None:
+        try:
+            built_by, options = remembered(path, plugins)
+        except PlanError as error:
+            raise PlanError(
+                "a checkpoint holds tensors, and this needs the model they belong to",
+                where=path,
+                expected="a file of surgery.save that says what it was built by, or --target",
+                found=error.what,
+                fix=f"add --target with a name; surgery inspect {path} shows what is in the file",
+            ) from error
+    return restore(built_by, path, mmap=True, registry=plugins, **options).model
 
 
-def _find_modules_here() -> None:
+def refuse(target: str, kind: str, instead: str, given: Mapping[str, object]) -> None:
+    """Refuse options that say nothing about a TARGET of this kind.
+
+    Args:
+        target: what was given.
+        kind: what that is.
+        instead: what they are for.
+        given: the values of the options by name; None for what was not given.
+
+    Raises:
+        ArgumentError: one of them was given.
+    """
+    for name, value in given.items():
+        if value is not None:
+            raise ArgumentError(
+                f"{name} says nothing about {kind}",
+                where=name,
+                expected=f"{name} with {instead}",
+                found=f"{name} with {target}",
+                fix=f"leave {name} out",
+            )
+
+
+def find_modules_here() -> None:
     """Let ``package.module`` be looked for where the command is called, as ``python -m`` does."""
     here = str(Path.cwd())
     if here not in sys.path:

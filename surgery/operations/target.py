@@ -6,6 +6,7 @@ import pkgutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from difflib import get_close_matches
+from types import TracebackType
 from typing import Any
 
 from torch import nn
@@ -105,8 +106,16 @@ def _catalogued(family: Family, name: str) -> Factory:
 def _imported(target: str, registry: Registry) -> Factory:
     try:
         found: Any = pkgutil.resolve_name(target)
-    except (ImportError, AttributeError) as error:
-        raise _unknown(target, registry, str(error)) from error
+    except (Exception, SystemExit) as error:  # a module's top level can raise anything
+        if _is_missing(target, error):
+            raise _unknown(target, registry, str(error)) from error
+        raise PlanError(
+            "the module raised when it was imported",
+            where=target,
+            expected="a module that can be imported",
+            found=f"{type(error).__name__}: {error}",
+            fix=f"python -c 'import {target.partition(':')[0]}'",
+        ) from error
     if not callable(found) or isinstance(found, nn.Module):
         raise ArgumentError(
             "what stands at this path builds nothing",
@@ -117,6 +126,23 @@ def _imported(target: str, registry: Registry) -> Factory:
         )
     factory: Factory = found
     return factory
+
+
+def _is_missing(target: str, error: BaseException) -> bool:
+    """Whether there is no such module or name, which is another thing than a broken one."""
+    if isinstance(error, ModuleNotFoundError):
+        return f"{target.partition(':')[0]}.".startswith(f"{error.name}.")
+    return (
+        isinstance(error, AttributeError)
+        and error.__traceback__ is not None
+        and (_innermost(error.__traceback__) == pkgutil.__name__)
+    )
+
+
+def _innermost(traceback: TracebackType) -> str:
+    while traceback.tb_next is not None:
+        traceback = traceback.tb_next
+    return str(traceback.tb_frame.f_globals.get("__name__"))
 
 
 def _unknown(target: str, registry: Registry, why: str = "") -> ArgumentError:

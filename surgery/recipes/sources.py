@@ -18,10 +18,8 @@ from surgery.operations.record import read_record
 from surgery.operations.restore import restore
 from surgery.operations.target import resolve_target
 from surgery.recipes.recipe import Recipe
+from surgery.weights.paths import is_spelt_as_path
 from surgery.weights.source import read
-
-# What a name has that is meant as a file, whether or not there is one.
-_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".tar", ".json")
 
 
 @dataclass(frozen=True)
@@ -76,7 +74,7 @@ def begin(recipe: Recipe, registry: Registry) -> Beginning:
     Raises:
         SurgeryError: there is no such target or file, or a file does not say what it is of.
     """
-    if recipe.restore is not None or _is_file(recipe, recipe.target):
+    if recipe.restore is not None or is_file(recipe, recipe.target):
         return _restored(recipe, registry)
     weights = recipe.weights and located(recipe, recipe.weights, must_exist=True)
     resolve_target(recipe.target, registry)
@@ -106,7 +104,7 @@ def _restored(recipe: Recipe, registry: Registry) -> Beginning:
     path = located(recipe, spelt, must_exist=True)
     target, options = recipe.target, dict(recipe.options)
     if recipe.restore is None:
-        target, remembered = _remembered(path, registry)
+        target, remembered = _catalogued(path, registry)
         options = {**remembered, **options}
     else:
         resolve_target(target, registry)
@@ -114,7 +112,7 @@ def _restored(recipe: Recipe, registry: Registry) -> Beginning:
     return Beginning(target, make, options)
 
 
-def _remembered(path: str, registry: Registry) -> tuple[str, Mapping[str, Any]]:
+def _catalogued(path: str, registry: Registry) -> tuple[str, Mapping[str, Any]]:
     """What a file says it was built from, where that is a name in a catalog: no file decides
     what is imported.
     """
@@ -130,10 +128,18 @@ def _remembered(path: str, registry: Registry) -> tuple[str, Mapping[str, Any]]:
     )
 
 
-def _is_file(recipe: Recipe, name: str) -> bool:
-    """Whether a name is that of a file, or spelt like one."""
-    spelt = "/" in name or os.sep in name or name.lower().endswith(_SUFFIXES)
-    return spelt or os.path.isfile(located(recipe, name))  # noqa: PTH113
+def is_file(recipe: Recipe, name: str) -> bool:
+    """Whether a name is that of a file, or spelt like one.
+
+    Args:
+        recipe: where it stands.
+        name: a target or donor.
+
+    Example:
+        >>> is_file(Recipe("a:b"), "torch.nn:Linear"), is_file(Recipe("a:b"), "changed.safetensors")
+        (False, True)
+    """
+    return is_spelt_as_path(name) or os.path.isfile(located(recipe, name))  # noqa: PTH113
 
 
 def donor_of(recipe: Recipe, donor: Any, registry: Registry) -> Callable[[], object]:
@@ -148,7 +154,7 @@ def donor_of(recipe: Recipe, donor: Any, registry: Registry) -> Callable[[], obj
         SurgeryError: there is no such file or name.
     """
     if isinstance(donor, str) and (
-        _is_file(recipe, donor) or os.path.isdir(located(recipe, donor))  # noqa: PTH112
+        is_file(recipe, donor) or os.path.isdir(located(recipe, donor))  # noqa: PTH112
     ):
         path = located(recipe, donor, must_exist=True)
         return lambda: path

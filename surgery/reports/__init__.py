@@ -17,6 +17,8 @@ VALUES = (
     "example",
     "graph",
     "heads",
+    "inspection",
+    "layers",
     "parameters",
     "plan",
     "registry",

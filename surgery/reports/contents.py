@@ -92,13 +92,12 @@ def _folded(contents: Contents) -> list[tuple[Value, ...]]:
     alike: dict[tuple[tuple[int, ...], str, int], list[str]] = {}
     for name, entry in contents.tensors.items():
         alike.setdefault((entry.shape, entry.dtype, entry.nbytes), []).append(name)
-    place = {name: number for number, name in enumerate(contents.tensors)}
-    rows: list[tuple[int, tuple[Value, ...]]] = []
+    rows: list[tuple[list[tuple[int, str]], tuple[Value, ...]]] = []
     for (shape, dtype, nbytes), names in alike.items():
         for line in fold(names):
-            first, times = (line, 1) if line in place else _unfolded(line)
+            first, times = (line, 1) if line in contents.tensors else _unfolded(line)
             row = (line, times, str(list(shape)), dtype, times * nbytes)
-            rows.append((place[first], row))
+            rows.append((_natural(first), row))
     return [row for _, row in sorted(rows, key=lambda item: item[0])]
 
 
@@ -113,6 +112,12 @@ def _unfolded(line: str) -> tuple[str, int]:
     ends = [[part.split("..") for part in each.split(",")] for each in ranges]
     times = math.prod(sum(int(e[-1]) - int(e[0]) + 1 for e in each) for each in ends)
     return re.sub(r"\{(\d+)[^}]*\}", r"\1", line), times
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    """To sort by: layers in the order of their numbers, whatever the order of the file."""
+    parts = re.split(r"(\d+)", name)
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts]
 
 
 def _value(key: str, value: str) -> str:

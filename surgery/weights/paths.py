@@ -9,6 +9,22 @@ from pathlib import Path
 
 from surgery.errors import WeightsError
 
+# What a name has that is meant as a file, whether or not there is one.
+_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".tar", ".json")
+
+
+def is_spelt_as_path(name: str) -> bool:
+    """Whether a name can only be meant as a path, whether or not there is such a file.
+
+    Args:
+        name: what somebody gave for a model or a file.
+
+    Example:
+        >>> is_spelt_as_path("./model"), is_spelt_as_path("a.safetensors"), is_spelt_as_path("a")
+        (True, True, False)
+    """
+    return "/" in name or os.sep in name or name.lower().endswith(_SUFFIXES)
+
 
 def path_of(source: str | os.PathLike[str]) -> Path:
     """The path of a file or directory that is there.
