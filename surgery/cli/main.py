@@ -22,16 +22,20 @@ from surgery.errors import SurgeryError
 
 # Each command: where it is, and what it does in a line.
 COMMANDS: dict[str, tuple[str, str]] = {
+    "apply": ("surgery.cli.apply:command", "Carry out a recipe: build, change, check, write."),
     "audit": ("surgery.cli.audit:command", "Count parameters, buffers and bytes by module."),
     "diff": ("surgery.cli.diff:command", "Compare two models or checkpoints."),
     "heads": ("surgery.cli.heads:command", "Show the layers that make classes, and why."),
     "inspect": ("surgery.cli.inspect:command", "Show what a model or a checkpoint is."),
     "new-plugin": ("surgery.cli.new_plugin:command", "Write a plugin project that works."),
+    "load": ("surgery.cli.load:command", "Load what fits of a checkpoint into a model."),
+    "operate": ("surgery.cli.operate:command", "Another head, other inputs, frozen layers."),
     "plugins": (
         "surgery.cli.plugins:command",
         "Show which there are, what each claims, what fails.",
     ),
     "summary": ("surgery.cli.summary:command", "Show a model layer by layer, as torchinfo does."),
+    "transplant": ("surgery.cli.transplant:command", "Put layers of one model into another."),
 }
 
 # A pipe that was closed, as shells count it; a run that was stopped; a mistake of ours.

@@ -282,7 +282,9 @@ def _number_kind(node: ast.expr) -> Kind:
 
 
 def _number(value: Any) -> str:
-    return f"{value:_}" if type(value) is int else brief(value, 200)
+    if type(value) is int:
+        return f"{value:_}"
+    return f"{value:.10g}" if type(value) is float else brief(value, 200)
 
 
 def _wrong(what: str, expected: str, found: str) -> RecipeError:

@@ -21,6 +21,7 @@ VALUES = (
     "layers",
     "parameters",
     "plan",
+    "recipe",
     "registry",
     "verdicts",
     "weights",

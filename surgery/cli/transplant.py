@@ -1,0 +1,68 @@
+"""``surgery transplant``: layers of one model into another."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from surgery.cli import options, running
+
+
+@click.command()
+@click.argument("donor", metavar="DONOR", type=options.Target())
+@click.argument("target", metavar="RECIPIENT", type=options.Target())
+@click.option(
+    "--map",
+    "mapping",
+    multiple=True,
+    metavar="OLD=NEW",
+    help="Where layers go: 'features.*=stem.*'. Left out: what both have.",
+)
+@click.option("--freeze", is_flag=True, help="What arrives is not to train.")
+@click.option("--donor-weights", type=click.Path(), metavar="FILE", help="Loaded into DONOR.")
+@options.weights
+@click.option(
+    "--on-mismatch",
+    type=click.Choice(["error", "skip"]),
+    default="error",
+    show_default=True,
+    help="What becomes of tensors of another shape.",
+)
+@click.option(
+    "--allow-differences",
+    is_flag=True,
+    help="Also between layers that differ in more than their weights.",
+)
+@running.recipe
+@running.output
+def command(
+    donor: str,
+    target: str,
+    weights: Path | None,
+    start: running.Start,
+    writing: running.Writing,
+    mapping: tuple[str, ...],
+    donor_weights: str | None,
+    allow_differences: bool,
+    **arguments: Any,
+) -> None:
+    """Put layers of DONOR, a model or a checkpoint, into RECIPIENT, and write that to a file."""
+    from surgery.recipes import Step
+
+    arguments["donor"] = donor
+    if donor_weights is not None:
+        arguments["donor"] = {"target": donor, "weights": donor_weights}
+    arguments |= {"mapping": _mapping(mapping)} if mapping else {}
+    arguments |= {"differences": "allow"} if allow_differences else {}
+    file = None if weights is None else str(weights)
+    steps = [Step("transplant", arguments)]
+    running.carry_out(running.made(target, steps, start, writing, weights=file), writing)
+
+
+def _mapping(texts: tuple[str, ...]) -> dict[str, str]:
+    pairs = [running.pair(text, "--map") for text in texts]
+    if len(dict(pairs)) < len(pairs):
+        raise click.UsageError("--map names each layer of DONOR once")
+    return dict(pairs)

@@ -1,0 +1,100 @@
+"""The report on a recipe that was carried out: every operation of it, and what was written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from surgery.parameters import audit
+from surgery.recipes.runner import Ran
+from surgery.reports.report import Column, Fact, Report, Table, Value, describe
+
+# Tables of an outcome that mean nothing once its model is a file.
+_LEFT_OUT = ("old", "new", "probes", "arguments", "example")
+
+
+@describe.register
+def _(ran: Ran) -> Report:
+    reports = [describe(outcome) for outcome in ran.outcomes]
+    counted = audit(ran.model)
+    return Report(
+        "recipe",
+        ran.recipe.name or ran.recipe.target,
+        (
+            Fact("target", "target", ran.recipe.target),
+            Fact("output", "written to", None if ran.saved is None else str(ran.saved.path)),
+            Fact("nbytes", "file", None if ran.saved is None else ran.saved.nbytes, "bytes"),
+            Fact("seed", "seed", ran.recipe.seed, presence="data"),
+            Fact("dry_run", "", ran.dry, presence="data"),
+            Fact("parameters", "parameters", counted.total, "count"),
+            Fact("trainable", "trainable", counted.trainable, "count"),
+            Fact("trainable_ratio", "of all", counted.trainable_ratio, "share"),
+        ),
+        (
+            _operations(ran),
+            *_merged(reports),
+            Table(
+                "expectations",
+                "Expectations",
+                (
+                    Column("passed", "", "verdict"),
+                    Column("expression", "expected"),
+                    Column("found", "found"),
+                ),
+                tuple((each.passed, each.name, each.finding) for each in ran.expectations),
+            ),
+        ),
+        tuple(_notes(ran)),
+        lead=_lead(ran),
+    )
+
+
+def _lead(ran: Ran) -> str:
+    number = sum(len(outcome.checks) for outcome in ran.outcomes)
+    if ran.dry:
+        return f"A dry run: done in memory, {number} checks passed, and nothing was written."
+    if ran.saved is None:
+        return f"Done, {number} checks passed. Nothing was to be written."
+    return f"Done, {number} checks passed, and written."
+
+
+def _operations(ran: Ran) -> Table:
+    columns = (
+        Column("number", "", "count"),
+        Column("title", "operation"),
+        Column("parameters", "parameters", "change"),
+        Column("checks", "checks", "count"),
+    )
+    rows = tuple(
+        (number, outcome.plan.title, outcome.plan.parameters, len(outcome.checks))
+        for number, outcome in enumerate(ran.outcomes)
+    )
+    return Table("operations", "Operations", columns, rows)
+
+
+def _merged(reports: list[Report]) -> Iterator[Table]:
+    """The tables of all operations, those of one kind together, each row with its operation."""
+    first = Column("operation", "", "count")
+    found: dict[str, tuple[Table, list[tuple[Value, ...]]]] = {}
+    for number, report in enumerate(reports):
+        for table in report.tables:
+            if table.key in _LEFT_OUT or table.levels:
+                continue
+            kept, rows = found.setdefault(table.key, (table, []))
+            if kept.columns == table.columns:
+                rows += [(number, *row) for row in table.rows]
+    for key, (table, rows) in found.items():
+        columns = (first, *table.columns)
+        if key == "steps":
+            # Freezing is one line for each parameter; people read the share that trains.
+            flags = tuple(row for row in rows if row[1] == "flag")
+            rows = [row for row in rows if row[1] != "flag"]
+            yield Table("flags", "", columns, flags, presence="data")
+        title = "Steps" if key == "steps" else table.title
+        yield Table(key, title, columns, tuple(rows), presence=table.presence)
+
+
+def _notes(ran: Ran) -> Iterator[str]:
+    for number, outcome in enumerate(ran.outcomes):
+        yield from (f"{number}: {note}" for note in outcome.plan.notes)
+    if ran.saved is not None:
+        yield from ran.saved.notes
