@@ -7,13 +7,13 @@ output is a little different.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from surgery.families import Family, HeadClaim, hookimpl
 from surgery_plugins.building import builder
+from surgery_plugins.efficientnet_depths import DEPTHS, REPEATS, places
 from surgery_plugins.grouping import group
 from surgery_plugins.static_padding import resize
 
@@ -27,13 +27,6 @@ FROM_NAME = "efficientnet_pytorch:EfficientNet.from_name"
 
 builders = SimpleNamespace(
     **{variant: builder(FROM_NAME, f"efficientnet-{variant}") for variant in VARIANTS}
-)
-
-# How many blocks a stage of B0 has, and how many times as many the other variants have.
-REPEATS = (1, 2, 2, 3, 3, 4, 1)
-DEPTHS = (
-    *(("b0", 1.0), ("b1 and b2", 1.1), ("b3", 1.4), ("b4", 1.8), ("b5", 2.2)),
-    *(("b6", 2.6), ("b7", 3.1), ("b8", 3.6), ("l2", 5.3)),
 )
 
 # torchvision's names first become timm's. The first stage does not expand, which shifts the names
@@ -76,11 +69,9 @@ TIMM = (
 
 def blocks(depth: float) -> Rules:
     """The blocks in one row, as the package has them, for a variant with so many in a stage."""
-    counts = [math.ceil(depth * repeats) for repeats in REPEATS]
-    places = ((stage, block) for stage, count in enumerate(counts) for block in range(count))
     return tuple(
         (rf"^blocks\.{stage}\.{block}\.", f"_blocks.{number}.")
-        for number, (stage, block) in enumerate(places)
+        for number, stage, block in places(depth)
     )
 
 

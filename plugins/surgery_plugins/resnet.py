@@ -13,12 +13,12 @@ from surgery.families import Family, HeadClaim, hookimpl
 
 # Hugging Face counts layers in one list and names the last block's pieces by position.
 TRANSFORMERS = (
-    (r"^resnet\.embedder\.embedder\.convolution\.", "conv1."),
-    (r"^resnet\.embedder\.embedder\.normalization\.", "bn1."),
-    (r"^resnet\.encoder\.stages\.0\.", "layer1."),
-    (r"^resnet\.encoder\.stages\.1\.", "layer2."),
-    (r"^resnet\.encoder\.stages\.2\.", "layer3."),
-    (r"^resnet\.encoder\.stages\.3\.", "layer4."),
+    (r"^(?:resnet\.)?embedder\.embedder\.convolution\.", "conv1."),
+    (r"^(?:resnet\.)?embedder\.embedder\.normalization\.", "bn1."),
+    (r"^(?:resnet\.)?encoder\.stages\.0\.", "layer1."),
+    (r"^(?:resnet\.)?encoder\.stages\.1\.", "layer2."),
+    (r"^(?:resnet\.)?encoder\.stages\.2\.", "layer3."),
+    (r"^(?:resnet\.)?encoder\.stages\.3\.", "layer4."),
     (r"^(layer\d)\.layers\.", r"\1."),
     (r"\.shortcut\.convolution\.", ".downsample.0."),
     (r"\.shortcut\.normalization\.", ".downsample.1."),

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
+from surgery_plugins.detection import surgery_families
 from torch import nn
 from torchvision.models import detection
 
 import surgery
 from surgery.errors import PlanError
 from surgery.families.registry import Registry
-from surgery_plugins.detection import surgery_families
 
 REGISTRY = Registry.of(*surgery_families())
 

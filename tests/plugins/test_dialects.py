@@ -13,6 +13,7 @@ import torchvision
 from efficientnet_pytorch import EfficientNet
 from surgery_plugins import (
     densenet,
+    efficientnet,
     efficientnet_pytorch,
     inception,
     resnet,
@@ -224,6 +225,17 @@ def test_efficientnet_pytorch_reads_torchvision_and_timm(variant: str):
         assert variant in (matching.dialect or "")
         assert matching.pairs.keys() == model.keys()
         assert {*matching.pairs.values()} == {*source}
+    back = read_with(efficientnet.FAMILY, ours, model)
+    assert variant in (back.dialect or "")
+    # The classes of both are called alike in both directions, and so is every other tensor.
+    there = match(model, ours, dialects=efficientnet_pytorch.FAMILY.renames).pairs
+    assert {name: key for key, name in back.pairs.items()} == dict(there)
+
+
+def test_a_family_of_two_generations_needs_no_dialect_for_its_own():
+    for name in ("efficientnet_b0", "efficientnet_v2_s"):
+        own = infos(getattr(torchvision.models, name))
+        assert match(own, own, dialects=efficientnet.FAMILY.renames).dialect is None
 
 
 def test_efficientnets_of_timm_give_the_same_output_in_efficientnet_pytorch():
