@@ -171,7 +171,7 @@ def carry_out(recipe: Recipe, writing: Writing) -> None:
     """
     from surgery.recipes.runner import run
 
-    targets._find_modules_here()
+    targets.find_modules_here()
     if writing.output is None and recipe.output is None and not writing.dry_run:
         raise click.UsageError("say where to write: -o FILE, or --dry-run to write nothing")
     kept = writing.save_recipe

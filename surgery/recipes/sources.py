@@ -18,8 +18,10 @@ from surgery.operations.record import read_record
 from surgery.operations.restore import restore
 from surgery.operations.target import resolve_target
 from surgery.recipes.recipe import Recipe
+from surgery.weights.brief import brief
 from surgery.weights.paths import is_spelt_as_path
 from surgery.weights.source import read
+from surgery.weights.verdicts import printable
 
 
 @dataclass(frozen=True)
@@ -104,28 +106,50 @@ def _restored(recipe: Recipe, registry: Registry) -> Beginning:
     path = located(recipe, spelt, must_exist=True)
     target, options = recipe.target, dict(recipe.options)
     if recipe.restore is None:
-        target, remembered = _catalogued(path, registry)
-        options = {**remembered, **options}
+        target, _ = remembered(path, registry, options)
     else:
         resolve_target(target, registry)
     make = partial(restore, target, path, registry=registry, **options)
     return Beginning(target, make, options)
 
 
-def _catalogued(path: str, registry: Registry) -> tuple[str, Mapping[str, Any]]:
-    """What a file says it was built from, where that is a name in a catalog: no file decides
-    what is imported.
+def remembered(
+    path: str, registry: Registry, given: Mapping[str, Any] | None = None
+) -> tuple[str, Mapping[str, Any]]:
+    """What a file says it was built from. No file decides what is imported, or called with what.
+
+    Args:
+        path: of a file that ``surgery.save`` wrote.
+        registry: the plugins whose catalogs must have the name.
+        given: arguments that the user gave for what builds the model.
+
+    Returns:
+        The name, and the arguments.
+
+    Raises:
+        PlanError: it says nothing, the name is in no catalog, or there were arguments that the
+            user did not give.
+        WeightsError: it cannot be read.
     """
     origin = read_record(read(path, registry=registry).metadata, path).origin
-    if origin is not None and origin.target in registry.catalog_names:
-        return origin.target, origin.options
-    raise PlanError(
-        "this file does not say which model of a catalog it was made of",
-        where=path,
-        expected="a file that was made of a catalog name",
-        found="no name" if origin is None else repr(origin.target),
-        fix="--target package.module:callable, or in a recipe both target: and restore:",
-    )
+    if origin is None or origin.target not in registry.catalog_names:
+        raise PlanError(
+            "this file does not say which model of a catalog it was made of",
+            where=path,
+            expected="a file that was made of a catalog name",
+            found="no name" if origin is None else brief(origin.target),
+            fix="--target package.module:callable, or in a recipe both target: and restore:",
+        )
+    if origin.options and not given:
+        known = " ".join(f"--option {name}={brief(v)}" for name, v in origin.options.items())
+        raise PlanError(
+            "what this file was made of was built with arguments, and no file decides on those",
+            where=path,
+            expected="the arguments from you",
+            found=brief(dict(origin.options)),
+            fix=f"{printable(known)}, or in a recipe options:",
+        )
+    return origin.target, given or {}
 
 
 def is_file(recipe: Recipe, name: str) -> bool:
