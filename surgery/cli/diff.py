@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -15,24 +16,19 @@ if TYPE_CHECKING:
     from surgery.weights.value import Weights
 
 
-class Tolerance(click.ParamType):
-    """One number, or an absolute and a relative one: ``1e-8,1e-5``."""
-
-    name = "tolerance"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[float, ...]:
-        """Two numbers from text; one stands for both."""
-        if isinstance(value, tuple):
-            return value
-        try:
-            numbers = tuple(map(float, str(value).split(",")))
-        except ValueError:
-            numbers = ()
-        if len(numbers) not in (1, 2):
-            self.fail(f"{value!r} is no tolerance such as 1e-5 or 1e-8,1e-5", param, ctx)
-        return numbers if len(numbers) == 2 else numbers * 2
+def _tolerance(
+    ctx: click.Context, param: click.Parameter, value: str | None
+) -> tuple[float, float] | None:
+    """Two numbers from text: ``1e-8,1e-5``; one stands for both."""
+    if value is None:
+        return None
+    try:
+        numbers = [float(part) for part in value.split(",")]
+    except ValueError:
+        numbers = []
+    if len(numbers) not in (1, 2):
+        raise click.BadParameter(f"{value!r} is no tolerance such as 1e-5 or 1e-8,1e-5", ctx, param)
+    return numbers[0], numbers[-1]
 
 
 @click.command()
@@ -46,7 +42,7 @@ class Tolerance(click.ParamType):
 )
 @click.option(
     "--tolerance",
-    type=Tolerance(),
+    callback=_tolerance,
     metavar="X[,Y]",
     help="How far apart values may be: absolute, and relative to A; one number for both.",
 )
@@ -81,7 +77,9 @@ def command(
         exact_names=exact_names,
         registry=plugged.registry(),
     )
-    show.show(found, as_json, html)
+    # A model that is built is of some class; what it was called says more.
+    names = {key: name for key, name in (("a", a), ("b", b)) if not targets.is_path(name)}
+    show.show(replace(found, **names), as_json, html)
     ctx.exit(0 if found.same else 1)
 
 

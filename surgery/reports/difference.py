@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from itertools import product
 
+from surgery.patterns import prefixes
 from surgery.reports.report import Column, Fact, Report, Table, Value, describe
 from surgery.weights.brief import brief
 from surgery.weights.comparison import Compared, Difference
@@ -100,8 +101,10 @@ def _lead(found: Difference) -> str:
 
 def _forms(found: Difference) -> Iterator[tuple[Value, ...]]:
     """What is not a matter of values."""
-    yield from (("only in a", line, None, None) for line in fold(found.removed))
-    yield from (("only in b", line, None, None) for line in fold(found.added))
+    for line, count in _whole(found.removed, (pair.name for pair in found.pairs)):
+        yield ("only in a", line, count, None)
+    for line, count in _whole(found.added, (pair.other for pair in found.pairs)):
+        yield ("only in b", line, None, count)
     for label, pairs, said in (
         ("another shape", found.reshaped, _shape),
         ("another dtype", found.converted, _dtype),
@@ -111,6 +114,20 @@ def _forms(found: Difference) -> Iterator[tuple[Value, ...]]:
     for side, group in found.tied:
         both = ("one tensor", "apart")
         yield ("tied", fold(group), *(both if side == "a" else both[::-1]))
+
+
+def _whole(names: Iterable[str], others: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """Names folded, those of a module that has no other as one; and how many there are."""
+    known = {prefix for name in others for prefix in prefixes(name)}
+    members: dict[str, list[str]] = {}
+    for name in names:
+        alone = (prefix for prefix in prefixes(name)[:-1] if prefix not in known)
+        module = next(alone, None)
+        members.setdefault(name if module is None else f"{module}.*", []).append(name)
+    units = {unit if len(all_) > 1 else all_[0]: len(all_) for unit, all_ in members.items()}
+    for line in fold(units):
+        count = sum(units[unit] for unit in ([line] if line in units else unfold(line)))
+        yield line, f"{count:,} tensor{'s' * (count > 1)}"
 
 
 def _alike(

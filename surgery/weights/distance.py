@@ -137,7 +137,7 @@ def _same_bytes(left: torch.Tensor, right: torch.Tensor) -> bool:
         return False
     size = left.numel() * left.element_size()
     starts = [t.data_ptr() for t in (left, right)]
-    starts += [t.storage_offset() * t.element_size() for t in (left, right)]
+    starts += [int(t.storage_offset()) * t.element_size() for t in (left, right)]
     # Whole numbers are compared, since NaN does not equal itself: the widest that fit.
     word = next(w for w in _WORDS if not any(n % w.itemsize for n in (size, *starts)))
     return torch.equal(left.view(word), right.view(word))

@@ -102,7 +102,7 @@ def test_a_named_model_is_compared_by_its_form_unless_asked(tmp_path, capsys):
     ("words", "said"),
     [
         (("none.pth", "none.pth"), "there is no such file"),
-        (("torch:none", "torch:none"), "no catalog has this name"),
+        (("no_such:none", "no_such:none"), "no_such:none"),
         (("a.pth", "a.pth", "--tolerance", "much"), "no tolerance such as"),
         (("a.pth", "a.pth", "--tolerance", "-1"), "a tolerance is one number"),
         (("a.pth",), "Missing argument 'B'"),
