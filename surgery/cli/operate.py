@@ -55,12 +55,12 @@ def command(
     writing: running.Writing,
     **asked: Any,
 ) -> None:
-    r"""Give TARGET another head, other inputs or frozen layers, and write it to a file.
+    """Give TARGET another head, other inputs or frozen layers, and write it to a file.
 
     \b
     surgery operate package:name --weights pretrained.pth \\
         --classes cat,dog --freeze all-but-heads -o pets.safetensors
-    """
+    """  # noqa: D301
     file = None if weights is None else str(weights)
     steps = _steps(**asked)
     made = running.made(target, steps, start, writing, weights=file, example=example)

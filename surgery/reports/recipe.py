@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from surgery.parameters import audit
 from surgery.recipes.runner import Ran
@@ -16,13 +17,19 @@ _LEFT_OUT = ("old", "new", "probes", "arguments", "example")
 def _(ran: Ran) -> Report:
     reports = [describe(outcome) for outcome in ran.outcomes]
     counted = audit(ran.model)
+    size = None if ran.saved is None else ran.saved.nbytes
     return Report(
-        "recipe",
+        "run",
         ran.recipe.name or ran.recipe.target,
         (
             Fact("target", "target", ran.recipe.target),
-            Fact("output", "written to", None if ran.saved is None else str(ran.saved.path)),
-            Fact("nbytes", "file", None if ran.saved is None else ran.saved.nbytes, "bytes"),
+            Fact(
+                "output",
+                "written to",
+                None if ran.saved is None else str(ran.saved.path),
+                presence="where any",
+            ),
+            Fact("nbytes", "file", size, "bytes", "where any"),
             Fact("seed", "seed", ran.recipe.seed, presence="data"),
             Fact("dry_run", "", ran.dry, presence="data"),
             Fact("parameters", "parameters", counted.total, "count"),
@@ -31,7 +38,7 @@ def _(ran: Ran) -> Report:
         ),
         (
             _operations(ran),
-            *_merged(reports),
+            *_merged(reports, ran),
             Table(
                 "expectations",
                 "Expectations",
@@ -71,26 +78,26 @@ def _operations(ran: Ran) -> Table:
     return Table("operations", "Operations", columns, rows)
 
 
-def _merged(reports: list[Report]) -> Iterator[Table]:
+def _merged(reports: list[Report], ran: Ran) -> Iterator[Table]:
     """The tables of all operations, those of one kind together, each row with its operation."""
     first = Column("operation", "", "count")
     found: dict[str, tuple[Table, list[tuple[Value, ...]]]] = {}
-    for number, report in enumerate(reports):
+    for number, (report, outcome) in enumerate(zip(reports, ran.outcomes, strict=True)):
+        verb = (outcome.plan.call or {}).get("verb")
         for table in report.tables:
             if table.key in _LEFT_OUT or table.levels:
                 continue
+            if table.key == "steps" and (not number or verb in ("freeze", "unfreeze")):
+                # One for each parameter and layer: people read the share that trains.
+                key = "freezing" if number else "beginning"
+                table = replace(table, key=key, title="", presence="data")
             kept, rows = found.setdefault(table.key, (table, []))
             if kept.columns == table.columns:
                 rows += [(number, *row) for row in table.rows]
     for key, (table, rows) in found.items():
-        columns = (first, *table.columns)
-        if key == "steps":
-            # Freezing is one line for each parameter; people read the share that trains.
-            flags = tuple(row for row in rows if row[1] == "flag")
-            rows = [row for row in rows if row[1] != "flag"]
-            yield Table("flags", "", columns, flags, presence="data")
         title = "Steps" if key == "steps" else table.title
-        yield Table(key, title, columns, tuple(rows), presence=table.presence)
+        columns = (first, *table.columns)
+        yield replace(table, title=title, columns=columns, rows=tuple(rows))
 
 
 def _notes(ran: Ran) -> Iterator[str]:
