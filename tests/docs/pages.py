@@ -10,7 +10,7 @@ from pathlib import Path
 DOCS = Path(__file__).parents[2] / "docs"
 NOT_RUN = "Not run in the tests, because "
 # Directives of MyST that hold code; whatever else stands in braces holds text or nothing.
-_CODE = ("code-block",)
+_CODE = {"code-block": "", "drawing": "python"}
 _FENCE = re.compile(r"^(?P<fence>`{3,}|:{3,})(?P<info>[^\n`]*)$")
 _FILE = re.compile(r"# (?P<name>[\w./-]+\.(?:py|yaml|toml))\n")
 
@@ -87,7 +87,7 @@ def _blocks(page: str, lines: list[str]) -> Iterator[Block]:
         else:
             first, options = _options(lines, at, end)
             body = "\n".join(lines[first:end]) + "\n"
-            language = language.strip() if name.startswith("{") else info
+            language = (language or _CODE[name.strip("{}")]) if name.startswith("{") else info
             yield Block(page, first + 1, language, body, options.get("caption", ""))
         at = end + 1
 
