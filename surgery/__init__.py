@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from surgery.operations.save import save
     from surgery.operations.transplant import transplant
     from surgery.parameters import Audit, audit
+    from surgery.pictures.drawing import Drawing, draw
+    from surgery.pictures.picture import Picture, picture
     from surgery.recording import record
     from surgery.reports.report import report
     from surgery.weights.comparison import diff
@@ -32,20 +34,24 @@ if TYPE_CHECKING:
 # The door: every public name and the file it lives in. Lazy, so that importing it costs no torch.
 _DOOR = {
     "Audit": "surgery.parameters",
+    "Drawing": "surgery.pictures.drawing",
     "Example": "surgery.graph.example",
     "Family": "surgery.families.family",
     "Graph": "surgery.graph.graph",
     "Head": "surgery.findings",
     "Heads": "surgery.findings",
     "Outcome": "surgery.operations.plan",
+    "Picture": "surgery.pictures.picture",
     "Plan": "surgery.operations.plan",
     "adapt_input": "surgery.operations.input",
     "audit": "surgery.parameters",
     "build": "surgery.operations.build",
     "diff": "surgery.weights.comparison",
+    "draw": "surgery.pictures.drawing",
     "find_heads": "surgery.heads",
     "freeze": "surgery.operations.freezing",
     "load_weights": "surgery.operations.load",
+    "picture": "surgery.pictures.picture",
     "record": "surgery.recording",
     "remove_head": "surgery.operations.backbone",
     "replace": "surgery.operations.module",
@@ -61,20 +67,24 @@ _DOOR = {
 
 __all__ = [
     "Audit",
+    "Drawing",
     "Example",
     "Family",
     "Graph",
     "Head",
     "Heads",
     "Outcome",
+    "Picture",
     "Plan",
     "adapt_input",
     "audit",
     "build",
     "diff",
+    "draw",
     "find_heads",
     "freeze",
     "load_weights",
+    "picture",
     "record",
     "remove_head",
     "replace",

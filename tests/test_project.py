@@ -136,11 +136,19 @@ DEPENDENCIES = {
 }
 
 
+# Pictures are made by these, and by nothing else of the library that they come with.
+PICTURES = "surgery/pictures/"
+IMAGES = ("torchvision.utils.", "PIL.")
+IMAGES_LINE = re.compile(r"from torchvision\.utils import [a-z_]+(, [a-z_]+)*")
+
+
 def imports_no_framework(source: Source) -> Iterator[str]:
     allowed = DEPENDENCIES | set(sys.stdlib_module_names)
     if source.path.startswith("plugins/"):
         allowed = allowed | {"surgery_plugins"}
     for line, name in imported(source):
+        if source.path.startswith(PICTURES) and name.startswith(IMAGES):
+            continue
         if name.split(".")[0] not in allowed:
             yield f"{source.path}:{line}: imports {name}"
 
@@ -183,6 +191,8 @@ def names_no_architecture(source: Source) -> Iterator[str]:
             part.replace("\n", " ") for part in prose if isinstance(part, str)
         )
     for number, line in enumerate(lines, 1):
+        if source.path.startswith(PICTURES) and IMAGES_LINE.fullmatch(line):
+            continue
         camel = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", " ", line)
         for found in {*ARCHITECTURES.findall(line.lower()), *ARCHITECTURES.findall(camel.lower())}:
             yield f"{source.path}:{number}: names {found}"
@@ -281,7 +291,7 @@ def bears_no_name_of_the_door(source: Source) -> Iterator[str]:
 
 DOOR = {
     *("Audit", "Example", "Family", "Graph", "Head", "Heads", "Outcome", "Plan"),
-    *("adapt_input",),
+    *("Drawing", "Picture", "adapt_input", "draw", "picture"),
     *("audit", "build", "diff", "find_heads", "freeze", "load_weights", "record", "remove_head"),
     *("replace", "replace_head"),
     *("replace_keypoints", "report", "restore", "save", "summary", "transplant", "unfreeze"),
@@ -309,6 +319,9 @@ RULES: list[tuple[Rule, list[Source], list[Source]]] = [
         [
             Source(plugin, "def f():\n    import torchvision"),
             Source(core, "import surgery_plugins"),
+            Source(core, "from torchvision.utils import make_grid"),
+            Source(PICTURES + "x.py", "from torchvision.models import list_models"),
+            Source(PICTURES + "x.py", "from torchvision import utils"),
         ],
     ),
     (
@@ -320,6 +333,9 @@ RULES: list[tuple[Rule, list[Source], list[Source]]] = [
             Source(core, "class SwinBlock: ..."),
             Source(core, "# as timm does"),
             Source(core, '"""Made for vit."""'),
+            Source(core, "from torchvision.utils import make_grid"),
+            Source(PICTURES + "x.py", "import torchvision.utils"),
+            Source(PICTURES + "x.py", "x = 1  # as torchvision does"),
         ],
     ),
     (

@@ -19,7 +19,7 @@ Point: TypeAlias = tuple[float, float]
 _GAP_ACROSS = 36.0
 _GAP_BESIDE_LINE = 18.0
 _GAP_DOWN = 44.0
-_FRAME_TOP = 26.0
+_FRAME_TOP = 32.0
 _FRAME_SIDE = 14.0
 _FRAME_BOTTOM = 24.0
 # How much a line wants to be straight: most where it only passes by, least where it turns off.

@@ -177,11 +177,11 @@ class _Page:
         room = frame.width - 28 - beside
         name = words.shortened(name, int(room / (11 * _MONO)))
         x, wide = frame.x + 14, _width(name, 11, _MONO)
-        _text(element, "frame-name mono", name, x, frame.y + 18)
+        _text(element, "frame-name mono", name, x, frame.y + 20)
         if badge:
-            _badge(element, badge, x + wide + beside, frame.y + 6)
+            _badge(element, badge, x + wide + beside, frame.y + 8)
         if kind and wide + 8 + _width(kind, 11, _SANS) <= room:
-            _text(element, "frame-kind", kind, x + wide + 8 + beside, frame.y + 18)
+            _text(element, "frame-kind", kind, x + wide + 8 + beside, frame.y + 20)
 
     def _relative(self, address: str, around: str, last: str = "") -> str:
         """An address as seen from the frame it is drawn in."""
