@@ -77,9 +77,8 @@ def command(
         exact_names=exact_names,
         registry=plugged.registry(),
     )
-    # A model that is built is of some class; what it was called says more.
-    names = {key: name for key, name in (("a", a), ("b", b)) if not targets.is_path(name)}
-    show.show(replace(found, **names), as_json, html)
+    found = replace(found, a=_called(a, found.a), b=_called(b, found.b))
+    show.show(found, as_json, html)
     ctx.exit(0 if found.same else 1)
 
 
@@ -87,3 +86,8 @@ def _source(target: str, values: bool) -> nn.Module | Weights:
     if targets.is_path(target):
         return targets.weights_of(target)
     return targets.model_of(target, values=values)
+
+
+def _called(target: str, origin: str) -> str:
+    """What to call a source: of a model that was built, what was asked for says more."""
+    return origin if targets.is_path(target) else target
