@@ -54,3 +54,27 @@ class Classifier(nn.Module):
 
 def vectors() -> torch.Tensor:
     return torch.zeros(2, 8)
+
+
+# Names that a terminal, a browser, a template or plotly would each read as more than a name.
+HOSTILE_NAMES = (
+    "<script>alert(1)</script>",
+    "</script><img src=x onerror=alert(1)>",
+    "\"><svg onload='alert(1)'>",
+    "<b>bold</b>",
+    "<a href='javascript:alert(1)'>x</a>",
+    "&lt;i&gt; &amp;amp;",
+    "%{value} %{label}",
+    "{{7*7}} {% raw %}",
+    "$\\alpha$ `${1}`",
+    "<br>up<sup>2</sup>",
+    EVIL,
+    "lone \ud800 surrogate",
+    "line\u2028break\nand \x00",
+    "שלום",
+)
+
+
+def hostile_model() -> nn.Module:
+    """A module of each hostile name, all of one size."""
+    return nn.ModuleDict({name: nn.Linear(8, 8) for name in HOSTILE_NAMES})
