@@ -80,7 +80,11 @@ def test_grey_answers_as_it_did(name: str) -> None:
     )
     found = answers(model, grey)
     scale = expected.abs().max()
-    torch.testing.assert_close(found / scale, expected / scale, atol=1e-6, rtol=1e-6)
+    # The deepest networks make far more of the last bit of an input than others do.
+    noise = (answers(model, grey * (1 + 4e-16)) - found).abs().max() / scale
+    close = max(1e-6, 30 * noise.item())
+    assert close < 0.01
+    torch.testing.assert_close(found / scale, expected / scale, atol=close, rtol=1e-6)
     touched = [step.address for step in outcome.plan.steps]
     stem = tree.split(touched[0])[0]
     assert touched == [f"{stem}.weight", f"{stem}.in_channels"]
