@@ -13,15 +13,12 @@ from torch import nn
 
 import surgery
 from surgery.errors import ArgumentError
-from surgery.families.registry import Registry
-from surgery.graph.example import Example
 from surgery.reports.report import Column, Fact, Report, Table, describe
 from surgery.reports.text import as_text, clean, write
 from surgery.shown import FORMS, lower
-from surgery.weights import read
-from surgery.weights.match import match
 from tests.reports import golden
-from tests.reports.models import EVIL, Classifier, rich_model, vectors
+from tests.reports.models import EVIL, rich_model
+from tests.reports.values import every_value
 from tests.strategies import module_trees
 
 
@@ -133,16 +130,6 @@ def test_what_nobody_describes_is_an_error_that_says_how():
     assert "describe.register" in str(error.value)
     with pytest.raises(ArgumentError, match="no form called 'morse'"):
         lower(surgery.audit(nn.ReLU()), "morse")
-
-
-def every_value() -> list[Any]:
-    outcome = surgery.replace_head(Classifier(), 3, example=vectors())
-    heads = surgery.find_heads(Classifier(), vectors())
-    graph = surgery.record(Classifier(), vectors())
-    found = [surgery.audit(rich_model()), graph, heads, heads[0], outcome, outcome.plan]
-    weights = read(nn.Linear(2, 2))
-    found += [weights, match(weights.tensors, weights.tensors)]
-    return [*found, Example(), Registry.of(), Report("kind", "Title")]
 
 
 def test_every_form_takes_every_value():
