@@ -7,11 +7,15 @@ that did not hold, 2 for a mistake, 70 for a mistake of ours.
 
 from __future__ import annotations
 
+import contextlib
+import os
 import sys
 import traceback
 import warnings
 from collections.abc import Sequence
 from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any, TextIO
 
 import click
@@ -30,6 +34,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "new-plugin": ("surgery.cli.new_plugin:command", "Write a plugin project that works."),
     "load": ("surgery.cli.load:command", "Load what fits of a checkpoint into a model."),
     "operate": ("surgery.cli.operate:command", "Another head, other inputs, frozen layers."),
+    "picture": ("surgery.cli.picture:command", "Draw the graph, kernels or feature maps."),
     "plugins": (
         "surgery.cli.plugins:command",
         "Show which there are, what each claims, what fails.",
@@ -87,9 +92,13 @@ class Commands(click.Group):
 
     def invoke(self, ctx: click.Context) -> None:
         """Call the command; what it returns is no exit status, ``ctx.exit(1)`` is."""
-        super().invoke(ctx)
-        # Where nobody reads any more this is what finds out, and not the end of the process.
-        sys.stdout.flush()
+        try:
+            super().invoke(ctx)
+            # Where nobody reads any more this is what finds out, and not the end of the process.
+            sys.stdout.flush()
+        except BrokenPipeError:
+            _write_nowhere()
+            ctx.exit(_PIPE)
 
     def main(
         self,
@@ -126,14 +135,16 @@ def _let_anything_through(stream: TextIO) -> None:
         reconfigure(errors="backslashreplace")
 
 
+def _write_nowhere() -> None:
+    """Let what is still to be written go nowhere: Python flushes once more when it ends."""
+    with contextlib.suppress(OSError), Path(os.devnull).open("w", encoding="utf-8") as nowhere:
+        os.dup2(nowhere.fileno(), sys.stdout.fileno())
+
+
 def _ended(run: Any, as_json: bool, debugging: bool) -> int:
     """Run, say what went wrong, and return the exit status."""
     try:
         status = run()
-    except BrokenPipeError:
-        # Python flushes once more when it ends.
-        sys.stdout = click.utils.PacifyFlushWrapper(sys.stdout)  # type: ignore[assignment]
-        return _PIPE
     except (click.Abort, KeyboardInterrupt):
         click.echo("surgery: stopped", err=True)
         return _STOPPED
@@ -153,14 +164,32 @@ def _ended(run: Any, as_json: bool, debugging: bool) -> int:
     return status if isinstance(status, int) else 0
 
 
+def _show_version(ctx: click.Context, _: click.Parameter, asked: bool) -> None:
+    if asked and not ctx.resilient_parsing:
+        try:
+            found = version("torch-surgery")
+        except PackageNotFoundError:
+            found = "(not installed: run from its source)"
+        click.echo(f"surgery {found}")
+        ctx.exit()
+
+
 @click.group(
+    "surgery",
     cls=Commands,
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="TARGET is a catalog name (package:name), package.module:callable, or the path of a "
     'checkpoint. Completion: eval "$(_SURGERY_COMPLETE=bash_source surgery)", and zsh_source '
     "or fish_source likewise.",
 )
-@click.version_option(package_name="torch-surgery", prog_name="surgery")
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_show_version,
+    help="Show the version and exit.",
+)
 @debug
 def cli() -> None:
     """Change any PyTorch model, and prove that only what you meant changed."""

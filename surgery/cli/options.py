@@ -96,8 +96,8 @@ def num_classes(function: _F) -> _F:
 
 
 def built_by(function: _F) -> _F:
-    """``--target NAME``, as ``built_by: str | None``: what a saved file is restored on."""
-    said = "What builds the model of a saved file, where the file does not say so itself."
+    """``--target NAME``, as ``built_by: str | None``: what makes the model of a checkpoint."""
+    said = "What builds the model of a checkpoint, where the file does not say so itself."
     return click.option("--target", "built_by", type=Target(), metavar="NAME", help=said)(function)
 
 

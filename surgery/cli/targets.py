@@ -82,9 +82,9 @@ def model_of(
     """The model of a TARGET.
 
     Args:
-        target: what was given: a name, or a file that ``surgery.save`` wrote.
-        built_by: for such a file, the name of what builds the model; what the file says, if left
-            out and it says a name in a catalog.
+        target: what was given: a name, or a checkpoint.
+        built_by: for a file, the name of what builds the model; what the file says, if left out
+            and it says a name in a catalog. Any checkpoint is loaded into it then.
         num_classes: handed to what builds the model.
         values: whether the parameters of a model that is built need values; on ``meta``, if not.
 
@@ -125,8 +125,11 @@ def model_of(
 
 
 def _restored(path: str, built_by: str | None) -> nn.Module:
+    from surgery.operations.build import build
+    from surgery.operations.recorded import read_recorded
     from surgery.operations.restore import restore
     from surgery.recipes.sources import remembered
+    from surgery.weights.contents import contents
 
     plugins = plugged.registry()
     path_of(path)
@@ -142,6 +145,8 @@ def _restored(path: str, built_by: str | None) -> nn.Module:
                 found=error.what,
                 fix=f"add --target with a name; surgery inspect {path} shows what is in the file",
             ) from error
+    elif read_recorded(contents(path, registry=plugins).metadata) is None:
+        return build(built_by, weights=path, mmap=True, registry=plugins).model
     return restore(built_by, path, mmap=True, registry=plugins, **options).model
 
 
