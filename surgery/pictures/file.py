@@ -36,5 +36,6 @@ def check(path: str | os.PathLike[str], overwrite: bool, example: str) -> None:
         check_destination(path, overwrite)
     except WeightsError as error:
         if error.fix is not None and error.fix.startswith("surgery.save"):
-            error.fix = f"{example[:-1]}, overwrite=True)" if not overwrite else example
+            more = "overwrite=True" in str(error.expected)
+            error.fix = f"{example[:-1]}, overwrite=True)" if more else example
         raise
