@@ -65,7 +65,7 @@ def command(
     The exit status is 0 where nothing differs, 1 where something does, and 2 for a mistake. Other
     names for the same tensors, and other metadata, are shown and do not count.
     """
-    from surgery import diff
+    from surgery.weights.comparison import diff
 
     if values is None:
         values = targets.is_path(a) and targets.is_path(b)
