@@ -20,6 +20,7 @@ import tests.hostile_layers
 import tests.hostile_outputs
 import tests.hostile_structures
 import tests.hostile_trunks
+from surgery.recipes import Expectation, Recipe, Step
 from tests.hostile import REGISTRY, Hostile, images, leaves, random, sequences, tokens, vectors
 from tests.hostile_layers import CosineHead, FunctionalHead, MatmulHead
 from tests.hostile_outputs import Answer, Logits, Scores
@@ -43,6 +44,7 @@ __all__ = [
     "leaves",
     "module_trees",
     "output_structures",
+    "recipes",
     "rename",
     "renameable",
     "renamings",
@@ -410,3 +412,77 @@ def classifiers(draw: st.DrawFn) -> Classifier:
         note="drawn by Hypothesis",
     )
     return Classifier(truth.make(seed=seed), truth.example(), truth)
+
+
+# Names that YAML might take for something else, and some that it would not.
+_RECIPE_TEXTS = st.one_of(
+    st.sampled_from(
+        ["no", "1", "1e5", "0x1", "1:30", "~", "null", "- a", "a: b", "#", "é", "\t", "*a"]
+    ),
+    st.text(st.characters(codec="utf-8", exclude_categories=("Cs",)), min_size=1, max_size=8),
+)
+_RECIPE_PATTERNS = st.one_of(_RECIPE_TEXTS, st.lists(_RECIPE_TEXTS, max_size=3))
+_RECIPE_STEPS: Mapping[str, st.SearchStrategy[dict[str, Any]]] = {
+    "replace_head": st.fixed_dictionaries(
+        {"num_classes": st.integers(1, 2**40)},
+        optional={
+            "classes": st.lists(_RECIPE_TEXTS, min_size=1, max_size=3),
+            "keep": st.just("all")
+            | st.dictionaries(st.integers(0, 9) | _RECIPE_TEXTS, _RECIPE_TEXTS),
+            "hidden": st.lists(st.integers(1, 9), max_size=3),
+            "dropout": st.floats(0, 1, exclude_max=True),
+            "heads": st.dictionaries(_RECIPE_TEXTS, st.integers(1, 9), max_size=2),
+            "trainable": st.sampled_from([True, False, None]),
+        },
+    ),
+    "freeze": st.fixed_dictionaries(
+        {}, optional={"patterns": _RECIPE_PATTERNS, "except_": _RECIPE_PATTERNS}
+    ),
+    "load_weights": st.fixed_dictionaries(
+        {"source": _RECIPE_TEXTS},
+        optional={
+            "rename": st.dictionaries(_RECIPE_TEXTS, _RECIPE_TEXTS | st.none(), max_size=2),
+            "min_coverage": st.floats(0, 1),
+        },
+    ),
+    "transplant": st.fixed_dictionaries(
+        {"donor": _RECIPE_TEXTS | st.fixed_dictionaries({"target": _RECIPE_TEXTS})},
+        optional={"freeze": st.booleans()},
+    ),
+    "remove_head": st.just({}),
+}
+
+
+@st.composite
+def recipes(draw: st.DrawFn) -> Recipe:
+    """A recipe that breaks no rule; its names and files stand for nothing."""
+
+    def entry() -> Step | Expectation:
+        if draw(st.booleans()):
+            return Expectation(draw(st.sampled_from(["parameters > 3", 'heads == {"fc": 5}'])))
+        verb = draw(st.sampled_from(sorted(_RECIPE_STEPS)))
+        return Step(verb, draw(_RECIPE_STEPS[verb]))
+
+    options = st.recursive(
+        st.none()
+        | st.booleans()
+        | st.integers(-(2**63), 2**63)
+        | _RECIPE_TEXTS
+        | st.floats(allow_nan=False),
+        lambda inner: (
+            st.lists(inner, max_size=3) | st.dictionaries(_RECIPE_TEXTS, inner, max_size=3)
+        ),
+        max_leaves=6,
+    )
+    return Recipe(
+        draw(_RECIPE_TEXTS),
+        tuple(entry() for _ in range(draw(st.integers(0, 4)))),
+        weights=draw(st.none() | _RECIPE_TEXTS),
+        num_classes=draw(st.none() | st.integers(1, 9)),
+        options=draw(st.dictionaries(_RECIPE_TEXTS, options, max_size=3)),
+        example=draw(
+            st.sampled_from([None, [1, 3, 8, 8], {"ids": {"shape": [2], "dtype": "int64"}}])
+        ),
+        seed=draw(st.integers(0, 2**63 - 1)),
+        output=draw(st.none() | _RECIPE_TEXTS),
+    )

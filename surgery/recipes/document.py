@@ -101,6 +101,12 @@ class _Dumper(yaml.SafeDumper):
         return True
 
 
+def _text_node(dumper: _Dumper, text: str) -> yaml.ScalarNode:
+    # Between other quotes, separators of lines that few people know would become spaces.
+    return dumper.represent_scalar(_TEXT, text, None if text.isprintable() else '"')
+
+
+_Dumper.add_representer(str, _text_node)
 _Loader.yaml_implicit_resolvers = {}
 for _name, _form, _first in _PLAIN:
     _whole = re.compile(rf"^(?:{_form.pattern})$")

@@ -65,7 +65,14 @@ def parse_recipe(text: str, name: str = "recipe", *, folder: str = "") -> Recipe
         'parameters == 0'
     """
     document = parse_yaml(text, name)
-    problems = document.problems + problems_in(document.value, document.place)
+    problems = list(document.problems)
+    # What could not be read is not what it should be either, and nobody needs to hear that.
+    unread = {problem.place for problem in problems}
+    problems += [
+        problem
+        for problem in problems_in(document.value, document.place)
+        if problem.place not in unread
+    ]
     if problems:
         raise failure(name, problems)
     return _recipe(document, folder)

@@ -115,6 +115,8 @@ def _problems(error: jsonschema.ValidationError, place: Place) -> Iterator[Probl
         if deeper is not None:
             yield from _problems(deeper, place)
             return
+        if "propertyNames" in error.schema_path:
+            path = (*path, error.instance, AT_KEY)
         yield Problem(
             place(path),
             f"{_owner(path)} is not what it should be",
@@ -152,7 +154,7 @@ def _expected(error: jsonschema.ValidationError) -> str:
 
 def _owner(path: Path) -> str:
     """What a path leads to, in words."""
-    names = [part for part in path if isinstance(part, str) and part != "steps"]
+    names = [part for part in path if isinstance(part, str) and part not in ("steps", AT_KEY)]
     if not names:
         return f"step {int(path[1]) + 1}" if len(path) > 1 else "the recipe"
     return " of ".join(map(repr, reversed(names[-2:])))
