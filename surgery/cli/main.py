@@ -115,7 +115,12 @@ class Commands(click.Group):
 
         def run() -> object:
             return super(Commands, self).main(
-                given, name, complete_var, False, windows_expand_args, **extra
+                given,
+                name,
+                complete_var,
+                standalone_mode=False,
+                windows_expand_args=windows_expand_args,
+                **extra,
             )
 
         if not standalone_mode:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 from click.shell_completion import CompletionItem
@@ -19,8 +19,15 @@ from surgery.cli import plugged
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
+# Generic for whoever checks types, and in late versions of click alone when it runs.
+if TYPE_CHECKING:
+    _OfSizes = click.ParamType[tuple[int, ...]]
+    _OfText = click.ParamType[str]
+else:
+    _OfSizes = _OfText = click.ParamType
 
-class Shape(click.ParamType):
+
+class Shape(_OfSizes):
     """The sizes of a tensor: ``1,3,224,224``, as a tuple."""
 
     name = "shape"
@@ -41,7 +48,7 @@ class Shape(click.ParamType):
         return sizes
 
 
-class Target(click.ParamType):
+class Target(_OfText):
     """A catalog name, ``package.module:callable``, or the path of a checkpoint."""
 
     name = "target"
