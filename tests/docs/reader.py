@@ -62,12 +62,14 @@ class Reader:
     def _python(self, block: Block) -> None:
         test = doctest.DocTest(
             doctest.DocTestParser().get_examples(marked(block.text), block.where),
-            self.names,
+            {},
             block.where,
             f"docs/{block.page}",
             block.line - 1,
             block.text,
         )
+        # A test copies what it is given, and the next block is to know what this one made.
+        test.globs = self.names
         said: list[str] = []
         runner = doctest.DocTestRunner(optionflags=FLAGS)
         runner.run(test, out=said.append, clear_globs=False)
