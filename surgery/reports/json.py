@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from importlib.resources import files
 from typing import Any
 
 from surgery import shown
+from surgery.errors import ArgumentError
 from surgery.reports.report import describe
 
 
@@ -19,7 +21,8 @@ def as_json(value: object, *, indent: int | None = 2) -> str:
     Returns:
         An object with ``schema`` (``surgery/audit/1``), one entry for each fact, one list of
         objects for each table, and ``notes``, in this order. It is plain ASCII, so that no name
-        in it can steer a terminal. Within one version of a schema no key goes and none changes.
+        in it can steer a terminal. Within one version of a schema no key goes and none changes;
+        ``schema`` has it as a JSON Schema.
 
     Raises:
         ArgumentError: nobody has said how to describe this value.
@@ -38,6 +41,37 @@ def as_json(value: object, *, indent: int | None = 2) -> str:
         data[table.key] = [dict(zip(keys, row, strict=True)) for row in table.rows]
     data["notes"] = list(report.notes)
     return json.dumps(data, indent=indent, allow_nan=False)
+
+
+def schema(kind: str) -> dict[str, Any]:
+    """The JSON Schema that reports of one kind keep to.
+
+    Args:
+        kind: what the report is about, the middle of its ``schema``: ``audit``.
+
+    Returns:
+        The schema (draft 2020-12). It knows every key there is and refuses others.
+
+    Raises:
+        ArgumentError: there is no such kind.
+
+    Example:
+        >>> from surgery.reports.json import schema
+        >>> schema("audit")["properties"]["schema"]
+        {'const': 'surgery/audit/1'}
+    """
+    folder = files("surgery.reports") / "schemas"
+    kinds = sorted(file.name.removesuffix(".json") for file in folder.iterdir())
+    if kind not in kinds:
+        raise ArgumentError(
+            "no report is of this kind",
+            where="kind",
+            expected=", ".join(kinds),
+            found=repr(kind),
+            fix='schema("audit")',
+        )
+    found: dict[str, Any] = json.loads((folder / f"{kind}.json").read_text("utf-8"))
+    return found
 
 
 shown.FORMS["json"] = as_json
