@@ -9,11 +9,19 @@ from difflib import get_close_matches
 import click
 
 from surgery.errors import SurgeryError
-from surgery.reports.text import clean
-
-__all__ = ["clean", "no_command", "of_ours", "of_usage", "say", "warner"]
 
 _REPORT = "run it again with --debug, and report what it shows"
+
+
+def clean(text: str) -> str:
+    """Write what does not print as escapes, as reports do, which help does not wait for.
+
+    Args:
+        text: a name of a plugin, a model or a file.
+    """
+    from surgery.reports import text as texts
+
+    return texts.clean(text)
 
 
 def say(error: SurgeryError, as_json: bool = False, kind: str | None = None) -> None:
