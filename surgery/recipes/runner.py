@@ -31,7 +31,7 @@ from surgery.operations.transplant import transplant
 from surgery.recipes.expression import answer, parse
 from surgery.recipes.facts import Facts
 from surgery.recipes.files import check_recipe
-from surgery.recipes.recipe import Expectation, Recipe, Step, as_data
+from surgery.recipes.recipe import EXPECT, Expectation, Recipe, Step, as_data
 from surgery.recipes.sources import Beginning, begin, donor_of, example_of, located
 from surgery.shown import Shown
 from surgery.weights.verdicts import Matching
@@ -172,7 +172,7 @@ class _Work:
         self.beginning: Beginning = begin(self.recipe, self.registry)
         for number, entry in enumerate(self.recipe.steps):
             if isinstance(entry, Step):
-                with _at(entry.place or f"steps[{number}].{entry.verb}"):
+                with _at(entry.place or entry.verb):
                     self.calls[number] = self._call(entry)
 
     def _call(self, step: Step) -> Callable[[nn.Module], Outcome]:
@@ -204,7 +204,7 @@ class _Work:
         self.outcomes.append(self.beginning.make())
         self._retitle(self.recipe.restore or self.recipe.target)
         for number, entry in enumerate(self.recipe.steps):
-            with _at(entry.place or f"steps[{number}]"):
+            with _at(entry.place or getattr(entry, "verb", EXPECT)):
                 if isinstance(entry, Expectation):
                     self.tell(f"expect {entry.text}")
                     self._expect(entry)
