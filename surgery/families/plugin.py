@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import importlib.metadata
 import inspect
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -65,6 +66,18 @@ class Plugin:
     add_commands: Callable[[click.Group], None] | None = field(default=None, repr=False)
 
 
+@functools.lru_cache(maxsize=64)
+def distribution_of(found: importlib.metadata.Distribution | None) -> tuple[str, str]:
+    """The name and version of what installed a plugin; both empty where nothing did.
+
+    Remembered: each look parses all of a distribution's metadata, its README included.
+
+    Args:
+        found: what an entry point says it is of.
+    """
+    return (found.name, found.version) if found is not None else ("", "")
+
+
 def load_plugin(
     name: str, entry_point: importlib.metadata.EntryPoint
 ) -> tuple[Plugin, tuple[PluginFailure, ...]]:
@@ -73,8 +86,7 @@ def load_plugin(
     A plugin that breaks the contract registers nothing. Where one of its hooks fails, what its
     others returned counts.
     """
-    distribution = entry_point.dist.name if entry_point.dist else ""
-    version = entry_point.dist.version if entry_point.dist else ""
+    distribution, version = distribution_of(entry_point.dist)
     empty = Plugin(name, distribution, version)
     try:
         implementation = entry_point.load()

@@ -21,7 +21,14 @@ from surgery.errors import ArgumentError, ClaimConflictError, PluginError
 from surgery.families.family import Claim, Family
 from surgery.families.hookspecs import PROJECT
 from surgery.families.kinds import HeadKind, WeightReader
-from surgery.families.plugin import Plugin, PluginFailure, check_names, failure, load_plugin
+from surgery.families.plugin import (
+    Plugin,
+    PluginFailure,
+    check_names,
+    distribution_of,
+    failure,
+    load_plugin,
+)
 
 if TYPE_CHECKING:
     import click
@@ -138,7 +145,7 @@ class Registry:
         unused = set(disabled)
         plugins, left_out = [], []
         for name, entry_point in named.items():
-            distribution = entry_point.dist.name if entry_point.dist else ""
+            distribution, _ = distribution_of(entry_point.dist)
             reasons = {name, entry_point.name, distribution, f"{distribution}:{entry_point.name}"}
             if reasons & set(disabled) - {""}:
                 unused -= reasons
@@ -394,7 +401,7 @@ def _named(
     named = {}
     for name, same in by_name.items():
         for entry_point in same:
-            distribution = entry_point.dist.name if entry_point.dist else entry_point.value
+            distribution = distribution_of(entry_point.dist)[0] or entry_point.value
             named[name if len(same) == 1 else f"{distribution}:{name}"] = entry_point
     return dict(sorted(named.items()))
 

@@ -102,7 +102,9 @@ def test_a_registry_is_made_of_what_plugins_give(families, others, where: str, f
 
 ASKED = {
     "build": lambda model, **asked: surgery.build("resnet18", **asked),
+    "diff": lambda model, **asked: surgery.diff(model, model, **asked),
     "load_weights": lambda model, **asked: surgery.load_weights(model, {}, **asked),
+    "picture": lambda model, **asked: surgery.picture(model, "1", **asked),
     "replace": lambda model, **asked: surgery.replace(model, {"1": nn.ReLU()}, **asked),
     "replace_head": lambda model, **asked: surgery.replace_head(model, 3, **asked),
     "replace_keypoints": lambda model, **asked: surgery.replace_keypoints(model, 3, **asked),
@@ -389,6 +391,26 @@ def test_the_environment_disables_plugins_of_the_default_registry(monkeypatch, w
         assert default_registry() is registry
     finally:
         default_registry.cache_clear()
+
+
+def test_the_metadata_of_a_distribution_is_looked_at_once():
+    looked: list[str] = []
+
+    class Counted:
+        version = "1"
+
+        @property
+        def name(self) -> str:
+            looked.append("name")
+            return "many"
+
+    dist = Counted()
+    points = [EntryPoint(f"p{number}", "json", "surgery") for number in range(5)]
+    for point in points:
+        vars(point).update(dist=dist)
+    registry = Registry.load(points)
+    assert {plugin.distribution for plugin in registry.plugins} == {"many"}
+    assert looked == ["name"], "each look parses all of it"
 
 
 def test_commands_fail_alone(load, write):
