@@ -18,20 +18,14 @@ if TYPE_CHECKING:
 _FILE = click.Path(path_type=Path)
 
 
-class _Depth(click.ParamType):
-    """A number of levels, or ``operations``."""
-
-    name = "depth"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> Depth:
-        """Levels from text."""
-        if value == "operations":
-            return "operations"
-        if not str(value).isdigit():
-            self.fail(f"{value!r} is neither a number of levels nor 'operations'", param, ctx)
-        return int(value)
+def _depth(ctx: click.Context, param: click.Parameter, value: str | None) -> Depth | None:
+    """Levels from text."""
+    if value is None or value == "operations":
+        return value
+    if not value.isascii() or not value.isdigit():
+        said = f"{value!r} is neither a number of levels nor 'operations'"
+        raise click.BadParameter(said, ctx, param)
+    return int(value)
 
 
 def _numbers(
@@ -72,7 +66,7 @@ def _numbers(
 @click.option("--std", callback=_numbers, metavar="X,...", help="By what they are divided then.")
 @click.option(
     "--depth",
-    type=_Depth(),
+    callback=_depth,
     metavar="N",
     help="Levels of modules in the graph, or operations; as deep as fits a page, if left out.",
 )
@@ -184,7 +178,7 @@ def _pictured(
 
     made = picture(model, layer, output, overwrite=overwrite, **asked)
     height, width = made.image.shape[1:]
-    facts = (
+    facts: tuple[Fact, ...] = (
         Fact("kind", "kind", "kernels" if made.maps is None else "maps", presence="data"),
         Fact("width", "width", width, "count"),
         Fact("height", "height", height, "count"),

@@ -231,20 +231,17 @@ def _add_outputs(
     between: dict[tuple[int, int], dict[Spec, None]],
 ) -> None:
     """The outputs, each by itself where they are few; else those that one block makes as one."""
-    made: dict[object, list[tuple[str, Spec]]] = {}
+    made: dict[tuple[int, str], list[tuple[str, Spec]]] = {}
     many = len(graph.leaves) > _OUTPUTS
     for leaf in graph.leaves:
         source = home.get(leaf.source.node) if leaf.source is not None else None
         if source is not None:
-            key = source if many else (source, leaf.path)
-            made.setdefault(key, []).append((leaf.path, leaf.spec))
-    for key, leaves in made.items():
-        source = key[0] if isinstance(key, tuple) else key
+            made.setdefault((source, "" if many else leaf.path), []).append((leaf.path, leaf.spec))
+    for (source, _), leaves in made.items():
         specs = tuple(dict.fromkeys(spec for _, spec in leaves))
+        between[source, len(blocks)] = dict.fromkeys(specs)
         path, last = leaves[0][0], leaves[-1][0]
-        count = len(leaves)
-        between[int(str(source)), len(blocks)] = dict.fromkeys(specs)
-        blocks.append(Block("output", path, made=specs, repeats=count, last=last))
+        blocks.append(Block("output", path, made=specs, repeats=len(leaves), last=last))
 
 
 def _counted(blocks: Sequence[Block]) -> tuple[Block, ...]:

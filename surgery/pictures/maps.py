@@ -16,7 +16,7 @@ from surgery.graph.execute import RealExecution
 from surgery.graph.kept import kept
 from surgery.graph.quiet import quiet
 from surgery.graph.skeleton import build_skeleton, is_floating
-from surgery.graph.structure import tensors
+from surgery.graph.structure import replace_tensors, tensors
 
 # Tokens that stand before those of the image: of the class, of a teacher, registers.
 _EXTRA_TOKENS = 6
@@ -53,7 +53,9 @@ def feature_maps(
             found="a module that is never called (a list, or one whose weights others use)",
             fix="print(surgery.record(model).listing) shows what runs",
         )
-    notes = (f"it ran {len(seen)} times: the first is drawn",) if len(seen) > 1 else ()
+    notes: tuple[str, ...] = ()
+    if len(seen) > 1:
+        notes = (f"it ran {len(seen)} times: the first is drawn",)
     found = {path: tensor for path, tensor in seen[0] if is_floating(tensor.dtype)}
     if output is None:
         output = next(iter(found), "output")
@@ -110,8 +112,6 @@ def _outputs(
 
 
 def _on_device(example: Example, model: nn.Module) -> Example:
-    from surgery.graph.structure import replace_tensors
-
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     return Example(
         tuple(replace_tensors(value, lambda t: t.to(device)) for value in example.args),
@@ -140,8 +140,8 @@ def _as_maps(tensor: torch.Tensor) -> tuple[torch.Tensor, tuple[str, ...]]:
             count = tensor.shape[1] - extra
             side = math.isqrt(max(count, 0))
             if side > 1 and side * side == count:
-                first = "the first token is" if extra == 1 else f"the first {extra} tokens are"
-                said = (f"{first} no part of the image and not drawn",) if extra else ()
+                told = "the first token is" if extra == 1 else f"the first {extra} tokens are"
+                said = (f"{told} no part of the image and not drawn",) if extra else ()
                 return tensor[0, extra:].T.reshape(-1, side, side), said
         return tensor[:1], ("a sequence: positions down, features across",)
     flat = tensor[0].reshape(1, 1, -1) if tensor.ndim == 2 else tensor.reshape(1, 1, -1)
