@@ -82,6 +82,30 @@ def without_emphasis(
             lines[number] = "".join(parts)
 
 
+def whole_returns(
+    app: Sphinx, what: str, name: str, value: object, options: object, lines: list[str]
+) -> None:
+    """What stands before a colon under Returns is the start of a sentence and no type."""
+    returns = next((n for n, line in enumerate(lines) if line.startswith(":returns: ")), None)
+    kind = next((n for n, line in enumerate(lines) if line.startswith(":rtype: ")), None)
+    if returns is not None and kind is not None:
+        start = lines.pop(kind).removeprefix(":rtype: ")
+        lines[returns] = f":returns: {start}: {lines[returns].removeprefix(':returns: ')}"
+
+
+def readable_defaults(
+    app: Sphinx,
+    what: str,
+    name: str,
+    value: object,
+    options: object,
+    signature: str | None,
+    returned: str | None,
+) -> tuple[str | None, str | None]:
+    """``<factory>`` is no Python, and would leave the whole signature on one line."""
+    return signature and signature.replace("<factory>", "..."), returned
+
+
 class Drawing(SphinxDirective):
     """Doctest code that leaves a value ``drawing``, and what it draws."""
 
@@ -103,4 +127,6 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.connect("source-read", fill)
     # Before napoleon, which makes markup of its own.
     app.connect("autodoc-process-docstring", without_emphasis, priority=400)
+    app.connect("autodoc-process-docstring", whole_returns, priority=600)
+    app.connect("autodoc-process-signature", readable_defaults)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

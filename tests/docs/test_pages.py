@@ -20,9 +20,7 @@ LANGUAGES = {"python", "console", "yaml", "toml", "text"}
 
 @pytest.mark.usefixtures("_installed")
 @pytest.mark.parametrize("page", [page for page in PAGES if page.blocks], ids=lambda p: p.path)
-def test_the_page_does_what_it_shows(
-    page: Page, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_the_page_does_what_it_shows(page: Page, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setenv("COLUMNS", "100")

@@ -74,11 +74,19 @@ def test_a_star_in_a_docstring_is_a_star():
     assert lines == [r"weight (out, \*kernel)", r"``a.*`` and \*", ">>> f(*x)"]
 
 
+def test_the_start_of_a_sentence_is_no_type():
+    lines = [":returns: operations and shapes", "          by path", ":rtype: The graph", ""]
+    generated().whole_returns(None, "", "", None, None, lines)
+    assert lines == [":returns: The graph: operations and shapes", "          by path", ""]
+
+
 @pytest.mark.usefixtures("_installed")
 def test_the_pages_build_without_a_warning(tmp_path: Path):
     done = subprocess.run(
-        [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "-b", "html"]
-        + ["-d", str(tmp_path / "trees"), str(DOCS), str(tmp_path / "html")],
+        [
+            *(sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "-b", "html"),
+            *("-d", str(tmp_path / "trees"), str(DOCS), str(tmp_path / "html")),
+        ],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
         cwd=DOCS.parent,
         capture_output=True,
