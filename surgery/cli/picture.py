@@ -20,8 +20,10 @@ _FILE = click.Path(path_type=Path)
 
 def _depth(ctx: click.Context, param: click.Parameter, value: str | None) -> Depth | None:
     """Levels from text."""
-    if value is None or value == "operations":
-        return value
+    if value is None:
+        return None
+    if value == "operations":
+        return "operations"
     if not value.isascii() or not value.isdigit():
         said = f"{value!r} is neither a number of levels nor 'operations'"
         raise click.BadParameter(said, ctx, param)
