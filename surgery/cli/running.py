@@ -200,7 +200,7 @@ def carry_out(recipe: Recipe, writing: Writing) -> None:
 
 def _check_free(kept: Path, writing: Writing) -> None:
     """Refuse a place for the recipe before anything is done."""
-    from surgery.weights.write import check_destination
+    from surgery.weights.destination import check_destination
 
     try:
         check_destination(kept, writing.overwrite)

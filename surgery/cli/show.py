@@ -12,6 +12,7 @@ import click
 
 from surgery.reports.report import report
 from surgery.reports.text import WIDTH, clean
+from surgery.weights.destination import check_destination, placed
 
 _NARROWEST = 60
 
@@ -68,20 +69,7 @@ def write(path: Path, text: str) -> None:
     Raises:
         WeightsError: it cannot be written; what was there is untouched.
     """
-    from surgery.errors import WeightsError
-
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        try:
-            beside.write_text(text, "utf-8")
-            beside.replace(path)
-        finally:
-            beside.unlink(missing_ok=True)
-    except OSError as error:
-        raise WeightsError(
-            "the file cannot be written",
-            where=str(path),
-            expected="a file in a directory that is there and can be written to",
-            found=error.strerror or str(error),
-            fix="choose another path",
-        ) from error
+    target = path.resolve()
+    check_destination(target, overwrite=True)
+    with placed(target, overwrite=True) as file:
+        file.write(text.encode("utf-8"))

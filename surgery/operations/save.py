@@ -24,8 +24,9 @@ from surgery.operations.portrait import (
 )
 from surgery.operations.record import Origin, Record, written
 from surgery.operations.recorded import KEY
+from surgery.weights.destination import check_destination
 from surgery.weights.stored import fills
-from surgery.weights.write import check_destination, write
+from surgery.weights.write import write
 
 
 @dataclass(frozen=True)

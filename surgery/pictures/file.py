@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from surgery.errors import WeightsError
-from surgery.weights.write import _placed, check_destination
+from surgery.weights import destination
+from surgery.weights.destination import check_destination
 
 
 @contextmanager
@@ -26,7 +27,7 @@ def placed(path: str | os.PathLike[str], overwrite: bool, example: str) -> Itera
         WeightsError: there is a file already, no directory, no permission or no space.
     """
     check(path, overwrite, example)
-    with _placed(Path(path).resolve(), overwrite) as file:
+    with destination.placed(Path(path).resolve(), overwrite) as file:
         yield file
 
 

@@ -34,8 +34,8 @@ from surgery.recipes.files import check_recipe
 from surgery.recipes.recipe import EXPECT, Expectation, Recipe, Step, as_data
 from surgery.recipes.sources import Beginning, begin, donor_of, example_of, located
 from surgery.shown import Shown
+from surgery.weights.destination import check_destination
 from surgery.weights.verdicts import Matching
-from surgery.weights.write import check_destination
 
 VERBS: Mapping[str, Callable[..., Outcome]] = {
     "replace_head": replace_head,

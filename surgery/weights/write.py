@@ -10,16 +10,15 @@ from __future__ import annotations
 import ctypes
 import json
 import os
-import secrets
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 
 from surgery.errors import ArgumentError, WeightsError
+from surgery.weights.destination import check_destination, is_path, placed
 from surgery.weights.header import LONGEST_HEADER
 from surgery.weights.safetensors_files import DTYPES
 
@@ -61,75 +60,19 @@ def write(
         ...     read(path).metadata, read(path).read("w")
         ({'by': 'me'}, tensor([1., 1.]))
     """
-    target = Path(path).resolve() if _is_path(path) else Path()
+    target = Path(path).resolve() if is_path(path) else Path()
     check_destination(path, overwrite)
     for name, tensor in tensors.items():
         _check_storable(name, tensor)
     # The widest elements first, and each begins at a multiple of its own size.
     order = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
     header = _header({name: tensors[name] for name in order}, metadata, str(target))
-    with _placed(target, overwrite) as file:
+    with placed(target, overwrite) as file:
         file.write(len(header).to_bytes(8, "little") + header)
         for name in order:
             for part in _bytes(tensors[name]):
                 file.write(part)
     return target
-
-
-def check_destination(path: str | os.PathLike[str], overwrite: bool) -> None:
-    """Refuse a destination that cannot be written to, before anything is made.
-
-    Raises:
-        ArgumentError: this is no path.
-        WeightsError: there is a file already, or no directory.
-    """
-    if not _is_path(path):
-        raise ArgumentError(
-            "this is no path that can be written to",
-            where="path",
-            expected="the path of a file",
-            found=repr(path),
-            fix="surgery.save(model, 'model.safetensors')",
-        )
-    target = Path(path).resolve()
-    if target.is_dir():
-        raise WeightsError(
-            "this is a directory, and the file needs a name",
-            where=str(target),
-            expected="the path of a file",
-            found="a directory",
-            fix=f"surgery.save(model, {str(target / 'model.safetensors')!r})",
-        )
-    if not target.parent.is_dir():
-        raise WeightsError(
-            "there is no such directory to write to",
-            where=str(target.parent),
-            expected="a directory",
-            found="a file" if target.parent.exists() else "nothing",
-            fix=f"Path({str(target.parent)!r}).mkdir(parents=True)",
-        )
-    if target.exists():
-        if not overwrite:
-            raise WeightsError(
-                "there is a file already",
-                where=str(target),
-                expected="a new name, or overwrite=True",
-                found=f"{target.stat().st_size:,} bytes",
-                fix=f"surgery.save(model, {target.name!r}, overwrite=True)",
-            )
-        if not target.is_file():
-            raise WeightsError(
-                "this is no file that could be replaced",
-                where=str(target),
-                expected="a regular file, or nothing",
-                found="a device, a pipe or a socket",
-                fix="pass the path of a file",
-            )
-
-
-def _is_path(path: object) -> bool:
-    text = os.fspath(path) if isinstance(path, os.PathLike) else path
-    return isinstance(text, str) and bool(text) and "\0" not in text
 
 
 def _check_storable(name: object, tensor: torch.Tensor) -> None:
@@ -204,54 +147,3 @@ def _bytes(tensor: torch.Tensor) -> Iterator[memoryview]:
     for start in range(0, size, _CHUNK):
         # The tensor lives as long as this generator does, and its memory with it.
         yield whole[start : start + _CHUNK]
-
-
-@contextmanager
-def _placed(target: Path, overwrite: bool) -> Iterator[BinaryIO]:
-    """A new file that takes its place once everything is written; gone if anything fails."""
-    part = target.with_name(f"{target.name[:200]}.{secrets.token_hex(4)}.part")
-    try:
-        mode = target.stat().st_mode & 0o777 if target.exists() else 0o666
-        handle = os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, mode)
-    except (OSError, ValueError) as error:
-        raise _not_written(target, error) from error
-    try:
-        with os.fdopen(handle, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        check_destination(target, overwrite)
-        # Atomic on one file system, and the two names lie in one directory.
-        part.replace(target)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise _not_written(target, error) from error
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
-    _sync_directory(target.parent)
-
-
-def _sync_directory(folder: Path) -> None:
-    """Bring the new name to the disk, where the system lets a directory be opened."""
-    try:
-        handle = os.open(folder, os.O_RDONLY)
-    except OSError:
-        return
-    try:
-        os.fsync(handle)
-    except OSError:
-        # Some network file systems cannot; the renaming itself has happened.
-        return
-    finally:
-        os.close(handle)
-
-
-def _not_written(target: Path, error: OSError | ValueError) -> WeightsError:
-    return WeightsError(
-        "the file cannot be written; what was there is as it was",
-        where=str(target),
-        expected="a directory that takes a new file, with space for it",
-        found=getattr(error, "strerror", None) or str(error),
-        fix="make space or get permission there, or save it elsewhere",
-    )

@@ -278,3 +278,18 @@ def test_an_option_that_says_nothing_is_refused(words, checkpoint: Path, surgery
     done = surgery("inspect", target, *words)
     assert done.exit_code == 2
     assert f"{words[0]} says nothing about a" in done.stderr
+
+
+def test_a_page_is_written_whole(checkpoint: Path, tmp_path: Path, surgery):
+    page = tmp_path / "page.html"
+    page.write_text("old", "utf-8")
+    done = surgery("inspect", checkpoint, "--html", page)
+    assert (done.exit_code, done.stderr) == (0, "")
+    assert done.output == surgery("inspect", checkpoint).output
+    assert page.read_text("utf-8").lower().startswith("<!doctype html>")
+    assert "layers.{0..11}.weight" in page.read_text("utf-8")
+    assert [path.name for path in tmp_path.iterdir() if "page" in path.name] == ["page.html"]
+    done = surgery("inspect", checkpoint, "--html", tmp_path / "none" / "page.html")
+    assert done.exit_code == 2
+    assert "no such directory to write to" in done.stderr
+    assert done.stdout == ""
