@@ -99,7 +99,9 @@ def command(
     """
     if graph is (layer is not None):
         raise click.UsageError("either --graph or --layer ADDRESS: what is to be drawn?")
-    given = {name: value for name, value in asked.items() if value not in (None, False)}
+    given = {
+        name: value for name, value in asked.items() if value is not None and value is not False
+    }
     wrong = sorted(set(given) - ({"depth", "train"} if graph else set(asked) - {"depth", "train"}))
     if wrong:
         raise click.UsageError(

@@ -43,6 +43,14 @@ def test_it_draws_kernels(surgery: Run, model: str, tmp_path: Path):
         assert image.format == "PNG"
 
 
+def test_zero_is_a_number_like_any_other(surgery: Run, model: str):
+    words = ("picture", model, "--json", *SIZE)
+    found = surgery(*words, "--graph", "-o", "graph.svg", "--depth", "0")
+    assert json.loads(found.output)["blocks"] == 3, "the input, the model, the output"
+    found = surgery(*words, "--layer", "0", "-o", "filters.png", "--channel", "0")
+    assert json.loads(found.output)["title"].endswith("over 3 channels, channel 0")
+
+
 def test_it_draws_maps_before_and_after(surgery: Run, model: str, tmp_path: Path):
     Image.new("RGB", (10, 9), "red").save(tmp_path / "red.jpg")
     weights = {"0.weight": torch.ones(8, 3, 3, 3), "0.bias": torch.zeros(8)}

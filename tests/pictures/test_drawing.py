@@ -22,6 +22,7 @@ from surgery.families.registry import Registry
 from surgery.pictures.drawing import Drawing
 from surgery.pictures.layout import Rectangle
 from tests.operations.state import differences, state_of
+from tests.strategies import HOSTILE, Hostile
 
 SVG = "{http://www.w3.org/2000/svg}"
 NONE = Registry.of()
@@ -160,13 +161,13 @@ def test_a_module_that_runs_twice_and_a_tied_parameter_are_marked():
     assert {"call 1 of 2", "call 2 of 2", "shared"} <= set(words(drawing))
 
 
-HOSTILE = "<script>alert(1)</script>&\"'\x1b[31m\u202e"
+NAME = "<script>alert(1)</script>&\"'\x1b[31m\u202e"
 
 
 def test_names_are_text_and_nothing_else():
     model = nn.Sequential()
-    model.add_module(HOSTILE, nn.Linear(4, 4))
-    model.__class__ = type(HOSTILE, (nn.Sequential,), {})
+    model.add_module(NAME, nn.Linear(4, 4))
+    model.__class__ = type(NAME, (nn.Sequential,), {})
     drawing = surgery.draw(model, example=torch.zeros(1, 4), registry=NONE)
     tags = {each.tag.removeprefix(SVG) for each in parsed(drawing).iter()}
     assert tags <= {"svg", "title", "desc", "style", "g", "rect", "path", "text", "tspan"}
@@ -257,3 +258,16 @@ def test_outcomes_of_a_dry_run_say_what_would_be_new():
     drawing = surgery.draw(outcome, example=torch.zeros(2, 4), registry=NONE)
     assert next(b for b in drawing.sketch.blocks if b.address == "2").marks == ("head", "new")
     assert differences(before, state_of(model)) == []
+
+
+@pytest.mark.parametrize("hostile", HOSTILE, ids=lambda hostile: hostile.name)
+def test_a_hostile_model_is_drawn_or_computes_nothing(hostile: Hostile):
+    graph = surgery.record(hostile.build(), hostile.example(), registry=NONE)
+    if not any(True for _ in graph.operations):
+        with pytest.raises(ArgumentError, match="nothing to draw"):
+            surgery.draw(graph)
+        return
+    drawing = surgery.draw(graph)
+    found = boxes(drawing)
+    assert len(found) == len(drawing.sketch.blocks)
+    assert not any(one.meets(other) for one, other in combinations(found, 2))
