@@ -197,18 +197,19 @@ def _check_events(text: str, name: str) -> None:
     """Refuse what nodes should not be made of: the parser of events keeps no stack of calls."""
     deep = documents = 0
     for event in yaml.parse(text, Loader=_Loader):
-        line, column = event.start_mark.line + 1, event.start_mark.column + 1
+        mark: Any = event.start_mark
+        line, column = mark.line + 1, mark.column + 1
         wrong = None
         if isinstance(event, yaml.DocumentStartEvent):
             documents += 1
             if documents > 1:
                 wrong = ("a file is one recipe", "one document", "a second one", "split it in two")
         elif isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
-            mark = "*" if isinstance(event, yaml.AliasEvent) else "&"
+            sign = "*" if isinstance(event, yaml.AliasEvent) else "&"
             wrong = (
                 "a recipe has no anchors and no aliases",
                 "the value itself",
-                brief(f"{mark}{event.anchor}"),
+                brief(f"{sign}{getattr(event, 'anchor', '')}"),
                 "write it out; text that begins with * or & needs quotes",
             )
         elif isinstance(event, yaml.CollectionStartEvent):

@@ -125,7 +125,7 @@ def answer(expression: Expression, facts: Facts) -> Answer:
     Example:
         >>> from torch import nn
         >>> print(answer(parse("parameters == 6 and trainable_ratio < 1"), Facts(nn.Linear(2, 2))))
-        parameters is 6, trainable_ratio is 1.0
+        parameters is 6, trainable_ratio is 1
     """
     values = {name: KNOWN[name].find(facts) for name in expression.names}
     try:

@@ -11,7 +11,6 @@ from importlib.resources import files
 from typing import Any
 
 import jsonschema
-from jsonschema.protocols import Validator
 
 from surgery.errors import RecipeError
 from surgery.recipes.document import AT_KEY, Path, Problem
@@ -63,21 +62,20 @@ def problems_in(data: object, place: Place) -> list[Problem]:
 
 
 @cache
-def _validator() -> Validator:
-    base = jsonschema.Draft202012Validator
+def _validator() -> Any:
+    base: Any = jsonschema.Draft202012Validator
     whole = base.TYPE_CHECKER.redefine("integer", lambda _, value: type(value) is int)
     formats = jsonschema.FormatChecker(formats=())
     formats.checks("regex", raises=re.error)(_is_regex)
-    kind = jsonschema.validators.extend(base, type_checker=whole)
-    made: Validator = kind(schema(), format_checker=formats)
-    return made
+    extend: Any = jsonschema.validators.extend
+    return extend(base, type_checker=whole)(schema(), format_checker=formats)
 
 
 def _is_regex(value: object) -> bool:
     return not isinstance(value, str) or re.compile(value) is not None
 
 
-def _problems(error: jsonschema.ValidationError, place: Place) -> Iterator[Problem]:
+def _problems(error: Any, place: Place) -> Iterator[Problem]:
     """What one error of the schema means to a person."""
     path: Path = tuple(error.absolute_path)
     rule = error.validator
@@ -126,14 +124,14 @@ def _problems(error: jsonschema.ValidationError, place: Place) -> Iterator[Probl
         )
 
 
-def _needs(error: jsonschema.ValidationError) -> list[str]:
+def _needs(error: Any) -> list[str]:
     """The arguments of which one has to be there."""
     return [name for each in error.validator_value for name in each.get("required", ())][
         : len(error.validator_value) if "properties" in error.schema else 0
     ]
 
 
-def _deeper(error: jsonschema.ValidationError) -> jsonschema.ValidationError | None:
+def _deeper(error: Any) -> Any:
     """The error inside the one alternative that has the form of what is there."""
     context, here = error.context or (), len(error.absolute_path)
     inside = [each for each in context if len(each.absolute_path) > here]
@@ -142,8 +140,8 @@ def _deeper(error: jsonschema.ValidationError) -> jsonschema.ValidationError | N
     return found[0] if len(found) == 1 else None
 
 
-def _expected(error: jsonschema.ValidationError) -> str:
-    parent: jsonschema.ValidationError | None = error
+def _expected(error: Any) -> str:
+    parent = error
     while parent is not None:
         description = parent.schema.get("description") if isinstance(parent.schema, dict) else None
         if description:
@@ -160,7 +158,7 @@ def _owner(path: Path) -> str:
     return " of ".join(map(repr, reversed(names[-2:])))
 
 
-def _unknown(error: jsonschema.ValidationError, path: Path, place: Place) -> Iterator[Problem]:
+def _unknown(error: Any, path: Path, place: Place) -> Iterator[Problem]:
     known = list(error.schema["properties"])
     for name in error.instance:
         if name in known:

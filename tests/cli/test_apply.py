@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 import surgery as door
+from surgery.cli import running
 from surgery.weights import read
 from tests.cli.writing import SMALL, parts
 from tests.recipes.models import ROOT, small
@@ -26,35 +28,51 @@ MOMENTS = {
     "before the first tensor": "surgery.weights.write._bytes",
     "before the disk has it": "os.fsync",
     "before it is renamed": "pathlib.Path.replace",
-    "after it is renamed": "surgery.weights.write._sync_directory",
+    "after it is renamed": "pathlib.Path.replace",
 }
 KILLER = """
 import os, pkgutil, signal, sys
-module, _, name = sys.argv[1].rpartition(".")
+moment, called = sys.argv[1:3]
+module, _, name = called.rpartition(".")
 owner = pkgutil.resolve_name(module)
-setattr(owner, name, lambda *a, **k: os.kill(os.getpid(), signal.SIGKILL))
+real = getattr(owner, name)
+
+def deadly(*arguments, **keywords):
+    if moment.startswith("after"):
+        real(*arguments, **keywords)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+if moment != "never":
+    setattr(owner, name, deadly)
 from surgery.cli.main import cli
 from surgery.families.registry import Registry
-cli.main(sys.argv[2:], obj=Registry.of())
+cli.main(sys.argv[3:], obj=Registry.of())
 """
 
 
-def killed(moment: str, *words: str, folder: Path) -> int:
+def killed(moment: str, called: str, *words: str, folder: Path) -> int:
     """Run the command in a process that is killed at a moment; how it ended."""
     paths = os.pathsep.join([str(ROOT), str(ROOT / "plugins")])
     environment = {**os.environ, "PYTHONPATH": paths}
-    command = [sys.executable, "-c", KILLER, moment, *words]
+    command = [sys.executable, "-c", KILLER, moment, called, *words]
     done = subprocess.run(
         command, cwd=folder, env=environment, check=False, capture_output=True, text=True
     )
     return done.returncode
 
 
-@pytest.mark.parametrize("moment", MOMENTS)
+# Each costs two processes' start: the others run with the slow tests.
+QUICK = {"before the disk has it", "after it is renamed"}
+
+
+@pytest.mark.parametrize(
+    "moment",
+    [pytest.param(m, marks=() if m in QUICK else pytest.mark.slow, id=m) for m in MOMENTS],
+)
 def test_a_kill_leaves_the_old_file_or_the_new_one(surgery, tmp_path, moment):
     (tmp_path / "r.yaml").write_text(f"{RECIPE}- expect: parameters > 3\noutput: out.safetensors\n")
     old = door.save(small(), tmp_path / "out.safetensors").path.read_bytes()
-    status = killed(MOMENTS[moment], "apply", "r.yaml", "--overwrite", folder=tmp_path)
+    status = killed(moment, MOMENTS[moment], "apply", "r.yaml", "--overwrite", folder=tmp_path)
     assert status == -signal.SIGKILL
     found = (tmp_path / "out.safetensors").read_bytes()
     if moment == "after it is renamed":
@@ -72,8 +90,22 @@ def test_a_kill_leaves_the_old_file_or_the_new_one(surgery, tmp_path, moment):
 
 def test_a_process_that_nobody_kills_ends_well(tmp_path):
     (tmp_path / "r.yaml").write_text(RECIPE)
-    never = "surgery.weights.write.no_such_name"
-    assert killed(never, "apply", "r.yaml", "--dry-run", folder=tmp_path) == 0
+    assert killed("never", "os.fsync", "apply", "r.yaml", "--dry-run", folder=tmp_path) == 0
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_bar_shows_long_work_where_somebody_looks(monkeypatch):
+    with running.progress() as told:
+        assert told is None
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    with running.progress() as told:
+        told("load \x1b[2J", 1, 4)
+    assert "1/4" in sys.stderr.getvalue()
+    assert "load \\x1b[2J" in sys.stderr.getvalue()
 
 
 def test_what_is_expected_and_does_not_hold_ends_with_1(surgery, tmp_path):
