@@ -132,7 +132,7 @@ def imports_point_one_way(source: Source) -> Iterator[str]:
 
 DEPENDENCIES = {
     *("surgery", "torch", "pluggy", "torchinfo", "safetensors", "rich", "click"),
-    *("jinja2", "jsonschema", "yaml", "plotly", "igraph"),
+    *("jinja2", "markupsafe", "jsonschema", "yaml", "plotly", "igraph"),
 }
 
 
