@@ -30,14 +30,13 @@ if TYPE_CHECKING:
 
 # What colours say, where the word for them does not.
 _WORDS = {
-    "partly": "partly",
     "packed": "packed weights",
     "skipped": "other shape",
     "tensors": "real numbers",
     "integers": "whole numbers",
 }
-# A table of more rows is folded away when the page opens.
-_OPEN = 400
+# Rows of a table that a page shows before it is asked for the rest.
+_MANY = 300
 
 
 def as_html(value: object, *, page: bool = True, heads: Iterable[Head] = ()) -> str:
@@ -85,6 +84,7 @@ def as_html(value: object, *, page: bool = True, heads: Iterable[Head] = ()) -> 
             **_said(report, whole=True),
             nested=nested,
             legend=_legend(nested),
+            many=_MANY,
             plotly=_plotly() if nested else "",
             hashes=" ".join(f"'sha256-{_digest(script)}'" for script in scripts),
         )
@@ -179,7 +179,7 @@ def _section(table: Table, whole: bool) -> _Section:
             for row, level in rows
         ),
         bool(table.levels),
-        (table.presence != "page" and len(rows) <= _OPEN) or table.key == "changes",
+        table.presence != "page" or table.key == "changes",
         tuple(left_out),
     )
 

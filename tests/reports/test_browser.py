@@ -282,3 +282,19 @@ def test_the_search_stays_in_sight(show: Opener):
     page.evaluate("scrollTo(0, document.body.scrollHeight)")
     assert page.evaluate("scrollY") > 200
     assert page.locator("#search").bounding_box()["y"] < 60
+
+
+def test_a_large_model_is_drawn_in_part_and_says_so(show: Opener):
+    layers = (nn.Linear(4, 4, device="meta") for _ in range(900))
+    page = show(surgery.audit(nn.Sequential(nn.Sequential(*layers))))
+    # The model and its one child are drawn as well.
+    assert len(labels(page, "model")) <= 600
+    assert page.locator("#plot-model .slice").count() == 600
+    assert "302 smaller parts are not drawn here" in page.inner_text("#section-charts")
+    page.locator("button.fold").nth(1).click()
+    assert len(shown_rows(page, "modules")) == 300
+    page.locator("button.rest", has_text="Show all 902 rows").click()
+    assert len(shown_rows(page, "modules")) == 902
+    page.fill("#search", "0.899")
+    page.locator("#found", has_text="1 row").wait_for()
+    assert [row.split()[0] for row in shown_rows(page, "modules")] == ["899"]

@@ -14,51 +14,62 @@
     chart.names.forEach((name, place) => {
       if (!chart.places.has(name)) chart.places.set(name, place);
     });
-    chart.below = chart.names.map(() => false);
-    chart.parents.forEach((parent) => { if (parent >= 0) chart.below[parent] = true; });
+    chart.children = chart.names.map(() => []);
+    chart.parents.forEach((parent, place) => { if (parent >= 0) chart.children[parent].push(place); });
   }
 
   const style = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 
-  function colours(chart) {
-    const shades = new Map();
-    const read = (shade) => {
-      if (!shades.has(shade)) shades.set(shade, [style(`--${shade}`), style(`--${shade}-ink`)]);
-      return shades.get(shade);
-    };
-    const plain = [style("--surface"), style("--ink"), style("--mark"), style("--line"), style("--muted")];
-    const lit = matching(chart);
-    const faded = (place) => lit !== null && !lit.has(place);
-    const holds = containers(chart);
-    const fill = (shade, place) =>
-      faded(place) ? plain[3] : holds[place] ? mixed(plain[0], read(shade)[0], 0.22) : read(shade)[0];
-    const ink = (shade, place) =>
-      faded(place) ? plain[4] : holds[place] ? plain[1] : read(shade)[1];
-    return {
-      fill: chart.shades.map(fill),
-      ink: chart.shades.map(ink),
-      line: chart.marks.map((marks) =>
-        marks.includes("changed") ? plain[2] : marks.includes("head") ? plain[1] : plain[0]),
-      width: chart.marks.map((marks) => (marks.length ? 2.5 : 1)),
-    };
-  }
+  const deepest = () => (innerWidth < 640 ? 3 : 4);
+  const most = 600;
 
-  const depth = () => (innerWidth < 640 ? 3 : 4);
-
-  // Parts whose own parts are drawn within them: they stand back.
-  function containers(chart) {
+  // What plotly gets: the part that is zoomed to and the largest below it, as deep as can be read.
+  // It slows down with the number of parts, drawn or not, and a model may have thousands.
+  function visible(chart) {
     const top = chart.places.get(level) ?? 0;
-    const deep = [];
-    return chart.parents.map((parent, place) => {
-      deep.push(place === top ? 0 : (deep[parent] ?? -Infinity) + 1);
-      return chart.below[place] && deep[place] < depth() - 1;
-    });
+    const found = [{ place: top, depth: 0 }];
+    for (let next = 0; next < found.length; next += 1) {
+      const { place, depth } = found[next];
+      if (depth + 1 >= deepest()) continue;
+      for (const below of chart.children[place]) found.push({ place: below, depth: depth + 1 });
+    }
+    // A part is as large as anything below it and comes before it: none is kept without what
+    // holds it.
+    found.sort((one, other) => chart.sizes[other.place] - chart.sizes[one.place]);
+    return { shown: found.slice(0, most), cut: Math.max(found.length - most, 0) };
   }
 
   function mixed(first, second, share) {
     const read = (colour) => [1, 3, 5].map((at) => parseInt(colour.slice(at, at + 2), 16));
     const [from, to] = [read(first), read(second)];
     return `rgb(${from.map((value, n) => Math.round(value + (to[n] - value) * share)).join(",")})`;
+  }
+
+  function colours(chart, shown) {
+    const shades = new Map();
+    const read = (shade) => {
+      if (!shades.has(shade)) shades.set(shade, [style(`--${shade}`), style(`--${shade}-ink`)]);
+      return shades.get(shade);
+    };
+    const [surface, ink, mark, line, muted] =
+      ["--surface", "--ink", "--mark", "--line", "--muted"].map(style);
+    const lit = matching(chart);
+    const paint = ({ place, depth }) => {
+      const [fill, on] = read(chart.shades[place]);
+      if (lit !== null && !lit.has(place)) return [line, muted];
+      // What holds others that are drawn within it stands back.
+      const holds = chart.children[place].length && depth + 1 < deepest();
+      return holds ? [mixed(surface, fill, 0.22), ink] : [fill, on];
+    };
+    const marks = shown.map(({ place }) => chart.marks[place]);
+    const edge = (given) =>
+      given.includes("changed") ? mark : given.includes("head") ? ink : surface;
+    return {
+      fill: shown.map((part) => paint(part)[0]),
+      ink: shown.map((part) => paint(part)[1]),
+      line: marks.map(edge),
+      width: marks.map((given) => (given.length ? 2.5 : 1)),
+    };
   }
 
   // What a search lights up: every part that matches, what lies in it, and what holds it.
@@ -79,21 +90,22 @@
 
   function draw(chart) {
     const plot = document.getElementById(`plot-${chart.key}`);
-    const { fill, ink, line, width } = colours(chart);
-    const place = chart.places.get(level);
-    const heads = chart.marks.map((marks) => (marks.includes("head") ? "◆ " : ""));
+    const { shown, cut } = visible(chart);
+    plot.parentNode.querySelector(".cut").textContent =
+      cut ? `${cut.toLocaleString("en")} smaller parts are not drawn here: zoom in` : "";
+    const of = (column) => shown.map(({ place }) => chart[column][place]);
+    const { fill, ink, line, width } = colours(chart, shown);
     const trace = {
       type: "treemap",
-      ids: chart.names.map((_, each) => String(each)),
-      parents: chart.parents.map((parent) => (parent < 0 ? "" : String(parent))),
-      labels: chart.labels.map((label, each) => heads[each] + label),
-      values: chart.sizes,
+      ids: shown.map(({ place }) => String(place)),
+      parents: shown.map(({ place, depth }) => (depth ? String(chart.parents[place]) : "")),
+      labels: shown.map(({ place }) =>
+        (chart.marks[place].includes("head") ? "◆ " : "") + chart.labels[place]),
+      values: of("sizes"),
       branchvalues: "total",
-      level: String(place ?? 0),
-      maxdepth: depth(),
-      text: chart.texts,
+      text: of("texts"),
       texttemplate: "<b>%{label}</b><br>%{text}",
-      hovertext: chart.hovers,
+      hovertext: of("hovers"),
       hovertemplate: "%{hovertext}<extra></extra>",
       textfont: { color: ink, size: 12 },
       insidetextfont: { color: ink, size: 12 },
@@ -113,7 +125,7 @@
       uniformtext: { minsize: 9, mode: "hide" },
     };
     const first = !plot.dataset.level;
-    plot.dataset.level = place === undefined ? "" : chart.names[place] || "(the model)";
+    plot.dataset.level = chart.titles[shown[0].place];
     const drawn = Plotly.react(plot, [trace], layout, { displayModeBar: false, responsive: true });
     if (first) {
       plot.on("plotly_treemapclick", (event) => {
@@ -127,7 +139,7 @@
   // A click goes into a part; on the part that is shown already, out of it; on one that holds
   // nothing smaller, to what holds it.
   function go(chart, place) {
-    if (!chart.below[place]) place = chart.parents[place];
+    if (!chart.children[place].length) place = chart.parents[place];
     if (chart.names[place] === level) place = chart.parents[place];
     zoom(place >= 0 ? chart.names[place] : "");
   }
@@ -182,19 +194,47 @@
     });
   }
 
+  const many = Number(document.body.dataset.many);
+  const whole = new Set();
+  const buttons = new Map();
+  for (const body of document.querySelectorAll("tbody")) {
+    if (body.rows.length <= many) continue;
+    const button = document.createElement("button");
+    button.type = "button";
+    button.className = "rest";
+    button.addEventListener("click", () => { whole.add(body); show(); });
+    body.closest(".scroll").after(button);
+    buttons.set(body, button);
+  }
+
   function show() {
     let hits = 0;
     let closed = Infinity;
     let body = null;
+    let number = 0;
+    const more = new Map();
     for (const each of rows) {
-      if (each.row.parentNode !== body) { body = each.row.parentNode; closed = Infinity; }
+      if (each.row.parentNode !== body) {
+        body = each.row.parentNode;
+        closed = Infinity;
+        number = 0;
+      }
       if (each.tree && each.level <= closed) closed = Infinity;
       const hit = wanted !== "" && each.text.includes(wanted);
       hits += hit;
       each.row.classList.toggle("found", hit);
-      each.row.hidden = wanted ? !hit : each.tree && each.level > closed;
+      const wants = wanted ? hit : !(each.tree && each.level > closed);
+      number += wants;
+      // A browser takes its time over thousands of rows: they come when they are asked for.
+      const late = wants && number > many && !whole.has(body);
+      if (late) more.set(body, number);
+      each.row.hidden = !wants || late;
       each.button?.setAttribute("aria-expanded", String(wanted !== "" || !each.folded));
       if (each.tree && each.folded && closed === Infinity) closed = each.level;
+    }
+    for (const [rest, button] of buttons) {
+      button.hidden = !more.has(rest);
+      button.textContent = `Show all ${(more.get(rest) ?? 0).toLocaleString("en")} rows`;
     }
     for (const section of document.querySelectorAll("details.section")) {
       const any = section.querySelector("tbody tr:not([hidden])") !== null;
@@ -237,7 +277,7 @@
       button.textContent = name.textContent;
       button.addEventListener("click", () => {
         const place = chart.places.get(address);
-        zoom(chart.below[place] ? address : chart.names[Math.max(chart.parents[place], 0)]);
+        zoom(chart.children[place].length ? address : chart.names[Math.max(chart.parents[place], 0)]);
         document.getElementById("section-charts").scrollIntoView({ block: "start" });
       });
       name.replaceChildren(button);
