@@ -58,8 +58,8 @@ def as_html(value: object, *, page: bool = True, heads: Iterable[Head] = ()) -> 
     Example:
         >>> import torch, surgery
         >>> from surgery.reports.html import as_html
-        >>> audit = surgery.audit(torch.nn.ModuleDict({"<b>": torch.nn.Linear(2, 2)}))
-        >>> "<b>" in as_html(audit, page=False), "&lt;b&gt;" in as_html(audit, page=False)
+        >>> audit = surgery.audit(torch.nn.ModuleDict({"<u>": torch.nn.Linear(2, 2)}))
+        >>> "<u>" in as_html(audit, page=False), "&lt;u&gt;" in as_html(audit, page=False)
         (False, True)
     """
     if not isinstance(page, bool):
