@@ -219,7 +219,7 @@ def test_search_leaves_the_rows_and_lights_the_parts_that_match(show: Opener):
     page = show(surgery.audit(small()))
     rows, colours = shown_rows(page, "modules"), fills(page, "model")
     page.fill("#search", "LATE")
-    page.locator("#found", has_text="4 rows").wait_for()
+    page.locator("#found", has_text="4 rows, 4 parts").wait_for()
     assert [row.split()[0] for row in shown_rows(page, "modules")] == ["late", "0", "1", "2"]
     faded = fills(page, "model")
     assert set(faded) == set(colours)

@@ -241,7 +241,11 @@
       section.hidden = wanted !== "" && !any;
       if (wanted && any) section.open = true;
     }
-    found.textContent = wanted ? `${hits.toLocaleString("en")} ${hits === 1 ? "row" : "rows"}` : "";
+    const parts = new Set(charts.flatMap((chart) =>
+      chart.names.filter((name) => name.toLowerCase().includes(wanted))));
+    const counts = [[hits, "row"], ...(charts.length ? [[parts.size, "part"]] : [])];
+    found.textContent = !wanted ? "" : counts.map(([count, noun]) =>
+      `${count.toLocaleString("en")} ${noun}${count === 1 ? "" : "s"}`).join(", ");
   }
 
   let pending = 0;
