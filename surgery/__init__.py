@@ -99,12 +99,18 @@ __all__ = [
 ]
 
 
+# What else a program says with the door's name before it: ``surgery.weights.read(path)``.
+_ROOMS = ("errors", "families", "recipes", "testing", "weights")
+
+
 def __getattr__(name: str) -> Any:
     if name in _DOOR:
         value = globals()[name] = getattr(import_module(_DOOR[name]), name)
         return value
+    if name in _ROOMS:
+        return import_module(f"surgery.{name}")
     raise AttributeError(f"module 'surgery' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted(__all__)
+    return sorted([*__all__, *_ROOMS])

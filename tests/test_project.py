@@ -390,11 +390,18 @@ def test_the_rule_catches(rule: Rule, bad: Source):
 
 def test_the_door_offers_what_it_lists():
     assert list(surgery.__all__) == sorted(set(surgery._DOOR))
-    assert sorted(surgery.__all__) == dir(surgery)
+    assert sorted([*surgery.__all__, *surgery._ROOMS]) == dir(surgery)
     for name, file in surgery._DOOR.items():
         value = getattr(surgery, name)
         assert value is getattr(importlib.import_module(file), name)
         assert getattr(value, "__module__", file) == file, "the door names where it is made"
+
+
+def test_rooms_behind_the_door_need_no_import_of_their_own():
+    program = f"import surgery\nfor name in {surgery._ROOMS}: getattr(surgery, name).__doc__[0]\n"
+    program += "print(surgery.weights.read, surgery.errors.SurgeryError)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_the_door_offers_exactly_this():

@@ -305,7 +305,7 @@ def _notes(
     kept = any(fact.kind != "count" for fact in known.facts)
     if names is not None and not kept:
         notes.append(
-            "the model has no place for class names: they are remembered for this very object, "
-            "and neither copies nor files hold them"
+            "the model has no place for class names: they are remembered for this very object and "
+            "in what surgery.save writes, and neither copies nor a state_dict hold them"
         )
     return tuple(dict.fromkeys(notes))

@@ -143,8 +143,8 @@ def test_names_of_classes_follow_in_their_own_form(name: str, inside: bool) -> N
 def test_names_without_a_place_are_said_to_be_lost() -> None:
     outcome = replaced(headed(num_classes=5), classes=["x", "y"])
     assert outcome.plan.notes == (
-        "the model has no place for class names: they are remembered for this very object, "
-        "and neither copies nor files hold them",
+        "the model has no place for class names: they are remembered for this very object and "
+        "in what surgery.save writes, and neither copies nor a state_dict hold them",
     )
 
 
