@@ -17,7 +17,7 @@ from surgery.graph.entrance import Entrance, per_channel, picks
 from surgery.graph.graph import Graph, Node, Ref, Spec
 from surgery.graph.skeleton import is_floating
 from surgery.operations.normalisation import Recipe
-from surgery.operations.plan import Step
+from surgery.operations.plan import Carried, Step
 from surgery.operations.values import parameter_like, resized
 
 # What the field calls the number of channels that come in.
@@ -72,8 +72,9 @@ def channel_steps(
         if entrance.weight in steps:
             continue
         old = _tensor(model, entrance.weight)
+        lives_on = _carried(old, opening, recipe)
         steps[entrance.weight] = tensor_step(
-            model, entrance.weight, old, _new(old, opening, recipe)
+            model, entrance.weight, old, _new(old, opening, recipe), lives_on
         )
         remarks += lost_hooks(entrance.weight, old)
         if recipe.shifts:
@@ -196,6 +197,37 @@ def _new(old: torch.Tensor, opening: Opening, recipe: Recipe) -> torch.Tensor:
     return new.copy_(whole.movedim(0, entrance.weight_axis))
 
 
+def _carried(old: torch.Tensor, opening: Opening, recipe: Recipe) -> Carried | None:
+    """Which channels new ones come from; nobody knows where a callable made them."""
+    if recipe.how is not None:
+        return None
+    layout, axis = opening.entrance.layout, opening.entrance.weight_axis
+    stop = layout.start + layout.length(recipe.old)
+    ahead, behind = range(layout.start), range(stop, old.shape[axis])
+    rows = [[c for c, factor in enumerate(row) if factor] for row in recipe.scale]
+    factors = [tuple(factor for factor in row if factor) for row in recipe.scale]
+    places = [
+        (o, j, i)
+        for o in range(layout.outer)
+        for j in range(recipe.new)
+        for i in range(layout.inner)
+    ]
+    part = [
+        tuple(layout.start + (o * recipe.old + c) * layout.inner + i for c in rows[j])
+        for o, j, i in places
+    ]
+    return Carried(
+        axis,
+        (*((e,) for e in ahead), *part, *((e,) for e in behind)),
+        (*((1.0,) for _ in ahead), *(factors[j] for _, j, _ in places), *((1.0,) for _ in behind)),
+    )
+
+
+def _in_place(tensor: torch.Tensor) -> Carried:
+    """Every entry stays the one it was, with other values."""
+    return Carried(0, tuple((entry,) for entry in range(len(tensor))), None)
+
+
 def _called(channels: torch.Tensor, recipe: Recipe) -> torch.Tensor:
     """What a callable makes of a weight: (out, channels, ...) in, the same with others out."""
     how = recipe.how
@@ -231,7 +263,11 @@ def _bad_how(what: str, expected: tuple[int, ...], given: torch.Tensor) -> Argum
 
 
 def tensor_step(
-    model: nn.Module, addresses: tuple[str, ...], old: torch.Tensor, new: torch.Tensor
+    model: nn.Module,
+    addresses: tuple[str, ...],
+    old: torch.Tensor,
+    new: torch.Tensor,
+    carried: Carried | None = None,
 ) -> Step:
     """The step that puts a tensor in the place of another, as what that one was."""
     before, after = (str(Spec(tuple(t.shape), t.dtype)) for t in (old, new))
@@ -241,9 +277,9 @@ def tensor_step(
     owner, name = tree.split(addresses[0])
     holder = tree.get_module(model, owner)
     if isinstance(old, nn.Parameter) or holder._parameters.get(name) is not None:
-        return Step("parameter", addresses, before, after, installed)
+        return Step("parameter", addresses, before, after, installed, carried=carried)
     if name in holder._buffers:
-        return Step("buffer", addresses, before, after, installed)
+        return Step("buffer", addresses, before, after, installed, carried=carried)
     return Step("attribute", addresses, before, after, installed, owner)
 
 
@@ -269,7 +305,8 @@ def _shift_steps(
     if bias is not None:
         held = _tensor(model, bias)
         new = (exact(held) + shift.reshape(held.shape)).to(held.dtype)
-        step = tensor_step(model, bias, held, resized(held.detach(), 0, len(held)).copy_(new))
+        made = resized(held.detach(), 0, len(held)).copy_(new)
+        step = tensor_step(model, bias, held, made, _in_place(held))
         yield step, f"{bias[0]} makes up for the other means"
         return
     running = _running_mean(opening)
@@ -400,7 +437,8 @@ def _cycled_step(model: nn.Module, source: Node, axis: int, recipe: Recipe) -> S
     if recipe.new < recipe.old and not alike:
         raise _own_values(source.addresses[0], recipe)
     places = torch.arange(recipe.new, device=data.device) % recipe.old
-    return tensor_step(model, source.addresses, old, data.index_select(axis, places))
+    lives_on = Carried(axis, tuple((place % recipe.old,) for place in range(recipe.new)))
+    return tensor_step(model, source.addresses, old, data.index_select(axis, places), lives_on)
 
 
 def _listed_steps(model: nn.Module, recipe: Recipe) -> Iterator[Step]:

@@ -18,8 +18,8 @@ from surgery.graph.skeleton import is_floating
 from surgery.heads import Head
 from surgery.operations.follow import PerClass
 from surgery.operations.keep import Rows, carry_rows
-from surgery.operations.kept import check_groups, check_kept
-from surgery.operations.plan import Step
+from surgery.operations.kept import carried, check_groups, check_kept
+from surgery.operations.plan import Carried, Step
 from surgery.operations.rebuild import head_kinds
 from surgery.operations.starts import starts_of
 from surgery.operations.values import (
@@ -147,14 +147,16 @@ def tensor_steps(
         _check_drawable(item, old, head)
         source = old.detach() if real else old.detach().to("meta")
         new = resized(source, item.axis, item.length(size), item.addresses[0])
+        lives_on = None
         if real:
             check_same_device(options.generator, new.device)
             _fill(filling, item, old, new)
             if rows:
                 check_groups(item, head.num_classes, size, rows)
                 carry_rows(old, new, item.axis, rows, item.packing)
+                lives_on = carried(item, head.num_classes, size, rows)
             filling.remarks += _lost_hooks(item, old)
-        steps.append(_step(item, old, new, options.trainable))
+        steps.append(_step(item, old, new, options.trainable, lives_on))
     return steps, filling.remarks
 
 
@@ -177,14 +179,20 @@ def _lost_hooks(item: PerClass, old: torch.Tensor) -> Iterator[str]:
         yield f"the hooks on the gradient of {item.addresses[0]} stay with the old tensor"
 
 
-def _step(item: PerClass, old: torch.Tensor, new: torch.Tensor, trainable: bool | None) -> Step:
+def _step(
+    item: PerClass,
+    old: torch.Tensor,
+    new: torch.Tensor,
+    trainable: bool | None,
+    lives_on: Carried | None,
+) -> Step:
     before = str(Spec(tuple(old.shape), old.dtype))
     after = str(Spec(tuple(new.shape), new.dtype))
     installed = parameter_like(old, new, trainable)
     if item.role == "parameter":
-        return Step("parameter", item.addresses, before, after, installed)
+        return Step("parameter", item.addresses, before, after, installed, carried=lives_on)
     if item.role == "buffer":
-        return Step("buffer", item.addresses, before, after, installed)
+        return Step("buffer", item.addresses, before, after, installed, carried=lives_on)
     owner = tree.split(item.addresses[0])[0]
     return Step("attribute", item.addresses, before, after, installed, owner)
 

@@ -14,6 +14,7 @@ from surgery.graph.graph import Graph, Ref
 from surgery.heads import Head
 from surgery.operations.follow import PerClass
 from surgery.operations.keep import Rows, unpacked
+from surgery.operations.plan import Carried
 from surgery.operations.values import is_mask
 from surgery.survey import Survey
 
@@ -94,6 +95,23 @@ def check_groups(item: PerClass, old: int, new: int, rows: Rows) -> None:
                     f"kept classes that stay in their group of {item.groups}",
                     f"keep={{{to}: {source}}}",
                 )
+
+
+def carried(item: PerClass, old: int, new: int, rows: Rows) -> Carried:
+    """Which entries of a tensor live on when classes keep theirs.
+
+    Args:
+        item: the tensor.
+        old: the number of classes before.
+        new: the number of classes after.
+        rows: the old classes that new ones keep.
+    """
+    sources: list[tuple[int, ...]] = [()] * item.length(new)
+    for to, found in rows.items():
+        kept = (_entries(item, source, old) for source in found)
+        for place, *origins in zip(_entries(item, to, new), *kept, strict=True):
+            sources[place] = tuple(origins)
+    return Carried(item.axis, tuple(sources))
 
 
 def together(known: Survey, head: Head) -> Iterator[str]:

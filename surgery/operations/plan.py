@@ -25,6 +25,23 @@ StepKind: TypeAlias = Literal[
 
 
 @dataclass(frozen=True)
+class Carried:
+    """Which entries of a new tensor come from which of the one it replaces, along one axis.
+
+    Attributes:
+        axis: the axis, of both.
+        sources: for each entry of the new tensor the old ones it comes from: none for one that is
+            new, several for one that takes the place of all of them.
+        factors: what the old values are multiplied by before they are added up, as ``sources``;
+            empty for their mean, None where the values were made in another way.
+    """
+
+    axis: int
+    sources: tuple[tuple[int, ...], ...]
+    factors: tuple[tuple[float, ...], ...] | None = ()
+
+
+@dataclass(frozen=True)
 class Step:
     """One thing that changes, at every one of its addresses.
 
@@ -41,6 +58,8 @@ class Step:
         before: what is there, in words.
         after: what will be there, in words.
         new: what is installed; for ``values`` their ``Content``.
+        carried: for a parameter or buffer: what of the old one lives on in the new one, None
+            where nothing does.
     """
 
     kind: StepKind
@@ -50,6 +69,7 @@ class Step:
     new: Any = field(repr=False, compare=False, default=None)
     module: str = ""
     elsewhere: bool = False
+    carried: Carried | None = field(repr=False, compare=False, default=None)
 
     @property
     def address(self) -> str:
