@@ -1,4 +1,4 @@
-"""The pages of docs/ as what can be run: blocks of code, in order, each with where it stands."""
+"""The pages of docs/ and the README as what can be run: blocks of code, in order, where they stand."""
 
 from __future__ import annotations
 
@@ -104,10 +104,10 @@ def _options(lines: list[str], at: int, end: int) -> tuple[int, dict[str, str]]:
 
 
 def pages() -> list[Page]:
-    """Every page that this project writes in docs/."""
+    """Every page that this project writes in docs/, and the README."""
     paths = sorted(p.relative_to(DOCS).as_posix() for p in DOCS.rglob("*.md"))
     return [
         parse(path, (DOCS / path).read_text("utf-8"))
-        for path in paths
+        for path in ("../README.md", *paths)
         if not path.startswith("_build/")
     ]
