@@ -93,16 +93,18 @@ def freeze(
     tree.check_model(model)
     tree.check_changeable(model)
     except_ = listed(except_, "except_")
+    patterns = patterns if _is_default(patterns) else listed(patterns, "patterns")
+    title = _title("freeze", patterns, stages, except_=except_, norm=norm)
     if stages is not None:
         early = first_stages(model, stages, registry)
-        patterns = early if _is_default(patterns) else (*early, *listed(patterns, "patterns"))
+        patterns = early if _is_default(patterns) else (*early, *patterns)
     patterns = listed(patterns, "patterns")
     kept = select(model, except_, "except_", example=example, registry=registry)
     chosen = select(model, patterns, "patterns", example=example, registry=registry) - kept
     steps = steps_to_freeze(model, chosen, kept, norm)
     notes = tuple(_moves_on(model, chosen, kept)) if norm == "eval" else ()
     call = called("freeze", patterns=list(patterns), except_=list(except_), norm=norm)
-    return _carried_out(model, f"freeze({_shown(patterns)})", steps, notes, call, dry_run)
+    return _carried_out(model, title, steps, notes, call, dry_run)
 
 
 def unfreeze(
@@ -162,6 +164,7 @@ def unfreeze(
     tree.check_model(model)
     tree.check_changeable(model)
     named, except_ = listed(patterns, "patterns"), listed(except_, "except_")
+    title = _title("unfreeze", "*" if _is_default(patterns) else named, stages, except_=except_)
     early: frozenset[str] = frozenset()
     if stages is not None:
         first = first_stages(model, stages, registry, from_end=True)
@@ -175,8 +178,7 @@ def unfreeze(
     chosen -= kept
     steps = [*_flags(model, chosen, kept, trainable=True), *_moving(model, chosen, kept)]
     call = called("unfreeze", patterns=list(named), except_=list(except_), stages=stages)
-    shown = [*map(repr, named), *([f"stages={stages}"] if stages is not None else [])]
-    return _carried_out(model, f"unfreeze({', '.join(shown)})", steps, (), call, dry_run)
+    return _carried_out(model, title, steps, (), call, dry_run)
 
 
 def steps_to_freeze(
@@ -280,5 +282,27 @@ def _is_default(patterns: object) -> bool:
     return isinstance(patterns, str) and patterns == "*"
 
 
-def _shown(patterns: tuple[Any, ...]) -> str:
-    return ", ".join(map(repr, patterns))
+def _title(
+    verb: str,
+    patterns: Patterns,
+    stages: int | None,
+    *,
+    except_: tuple[Any, ...],
+    norm: Norm = "eval",
+) -> str:
+    """What was asked for, as a call; what was not said is left out."""
+    named = stages is None or not _is_default(patterns)
+    shown = list(map(_shown, listed(patterns, "patterns"))) if named else []
+    if except_:
+        inner = ", ".join(map(_shown, except_))
+        shown.append(f"except_={inner}" if len(except_) == 1 else f"except_=[{inner}]")
+    shown += [f"{norm=}"] if norm != "eval" else []
+    shown += [f"{stages=}"] if stages is not None else []
+    return f"{verb}({', '.join(shown)})"
+
+
+def _shown(pattern: object) -> str:
+    """A pattern in the same words in every process: a callable by its name, not its place."""
+    if callable(pattern):
+        return str(getattr(pattern, "__qualname__", type(pattern).__qualname__))
+    return repr(pattern)

@@ -12,6 +12,7 @@ from torch import nn
 
 import surgery
 from surgery.errors import ArgumentError, PlanError
+from surgery.families.registry import Registry
 from tests.operations.cases import Branches, Shared, build
 from tests.operations.state import content, differences, state_of
 from tests.strategies import module_trees
@@ -138,3 +139,40 @@ def test_a_pattern_that_fits_nothing_is_refused(argument: str, value: Any) -> No
     with pytest.raises(ArgumentError):
         surgery.freeze(model, **{argument: value})
     assert not differences(before, state_of(model))
+
+
+def is_bias(name: str) -> bool:
+    return name.endswith("bias")
+
+
+@pytest.mark.parametrize(
+    ("verb", "asked", "title"),
+    [
+        ("freeze", {}, "freeze('*')"),
+        ("freeze", {"except_": "2"}, "freeze('*', except_='2')"),
+        (
+            "freeze",
+            {"except_": ["0", "2"], "norm": "train"},
+            "freeze('*', except_=['0', '2'], norm='train')",
+        ),
+        ("freeze", {"patterns": ["0", is_bias]}, "freeze('0', is_bias)"),
+        ("freeze", {"patterns": iter(["0", "2"])}, "freeze('0', '2')"),
+        ("unfreeze", {"patterns": "2", "except_": "*.bias"}, "unfreeze('2', except_='*.bias')"),
+        ("unfreeze", {}, "unfreeze('*')"),
+    ],
+    ids=["all", "except", "more", "callable", "iterator", "thaw", "thaw all"],
+)
+def test_the_title_says_what_was_asked_for(verb: str, asked: dict[str, Any], title: str) -> None:
+    model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 5))
+    assert getattr(surgery, verb)(model, **asked).plan.title == title
+
+
+def test_the_title_says_stages_as_they_were_asked_for() -> None:
+    classes = ("torch.nn.modules.container.Sequential",)
+    line = surgery.Family("line", classes, stem=("0",), stages=(("1",), ("2",)))
+    model = nn.Sequential(*(nn.Linear(4, 4) for _ in range(4)))
+    registry = Registry.of(line)
+    frozen = surgery.freeze(model, "3.bias", stages=1, registry=registry)
+    assert frozen.plan.title == "freeze('3.bias', stages=1)"
+    thawed = surgery.unfreeze(model, stages=0, registry=registry)
+    assert thawed.plan.title == "unfreeze(stages=0)"

@@ -111,7 +111,7 @@ def test_what_is_no_pattern_is_refused(verb: Any, argument: str, wrong: Any):
 def test_patterns_may_be_given_once():
     model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
     outcome = surgery.freeze(model, (name for name in ["1"]), except_=(n for n in ["1.bias"]))
-    assert outcome.plan.title == "freeze('1')"
+    assert outcome.plan.title == "freeze('1', except_='1.bias')"
     assert outcome.plan.call["arguments"]["patterns"] == ["1"]
     assert outcome.plan.call["arguments"]["except_"] == ["1.bias"]
     assert trainable(model) == {"0.weight", "0.bias", "1.bias"}
