@@ -2,8 +2,9 @@
 
 Imports point one way, and ``surgery.reports`` stands above the values it lowers, so a value
 cannot import its own lowering. It inherits from ``Shown`` instead, and ``Shown`` looks in a table
-of forms ("text", "html", ...) that ``surgery.reports`` fills when it is imported. The first value
-that is shown causes that import, by name; until then neither rich nor the reports are loaded.
+of forms ("text", "html", ...). The first value that is shown in a form causes the import of the
+file in ``surgery.reports`` that registers it, by name; until then neither rich nor the reports are
+loaded, and a text never loads what makes a page.
 """
 
 from __future__ import annotations
@@ -31,7 +32,9 @@ def lower(value: object, form: str, **options: Any) -> str:
     Raises:
         ArgumentError: there is no such form or option, or nobody can describe this value.
     """
-    import_module("surgery.reports")
+    own = import_module("surgery.reports").FORMS
+    if form in own:
+        import_module(f"surgery.reports.{form}")
     lowering = FORMS.get(form)
     if lowering is None:
         from surgery.errors import ArgumentError
@@ -39,7 +42,7 @@ def lower(value: object, form: str, **options: Any) -> str:
         raise ArgumentError(
             f"reports have no form called {form!r}",
             where="form",
-            expected=" or ".join(sorted(FORMS)),
+            expected=" or ".join(sorted({*FORMS, *own})),
             found=repr(form),
             fix="surgery.report(value, 'text')",
         )

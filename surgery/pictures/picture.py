@@ -15,7 +15,7 @@ from torchvision.utils import save_image
 
 from surgery import tree
 from surgery.errors import ArgumentError
-from surgery.families.registry import Registry
+from surgery.families.registry import Registry, check_registry
 from surgery.operations.plan import Outcome
 from surgery.pictures.file import check, placed
 from surgery.pictures.filters import chosen, filters
@@ -145,6 +145,7 @@ def picture(
         '1: 8 maps of 26 x 26'
     """
     _check(limit, normalise, image, after)
+    check_registry(registry)
     if path is not None:
         _format(path)
         check(path, overwrite, _EXAMPLE)

@@ -118,7 +118,7 @@ def write(value: Value, unit: Unit = "text") -> str:
     if isinstance(value, (str, bool)):
         return clean(str(value))
     if unit == "share":
-        return f"{100 * value:.1f} %"
+        return _share(value)
     if unit == "bytes":
         return _bytes(value)
     return f"{value:,}"
@@ -130,6 +130,13 @@ def _several(values: tuple[Value, ...], unit: Unit) -> str:
         return f"{before:,} -> {after:,} ({after - before:+,})"
     on_one_line = unit == "list" or all(isinstance(value, int) for value in values)
     return (", " if on_one_line else "\n").join(write(value, unit) for value in values)
+
+
+def _share(share: float) -> str:
+    """In percent; a little is not nothing, and nearly all is not all."""
+    if 0 < share < 0.0005:
+        return "< 0.1 %"
+    return "> 99.9 %" if 0.9995 <= share < 1 else f"{100 * share:.1f} %"
 
 
 def _bytes(size: float) -> str:

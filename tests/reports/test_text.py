@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -28,6 +30,15 @@ def test_an_audit_as_text():
 
 def test_an_audit_in_one_row():
     golden.check("audit_depth_0.txt", as_text(surgery.audit(rich_model()), depth=0))
+
+
+def test_a_text_loads_nothing_of_what_makes_a_page():
+    code = (
+        "import sys, torch, surgery; print(surgery.audit(torch.nn.Linear(2, 2)));"
+        "print(sorted({'jinja2', 'plotly', 'surgery.reports.html'} & set(sys.modules)))"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.splitlines()[-1] == "[]"
 
 
 def test_a_narrow_page():
@@ -96,6 +107,9 @@ def test_styles_are_codes_only_when_asked_for():
         (5 * 2**40, "bytes", "5.0 TiB"),
         (1234567, "count", "1,234,567"),
         (1.0, "share", "100.0 %"),
+        (0.0, "share", "0.0 %"),
+        (0.0002, "share", "< 0.1 %"),
+        (0.9998, "share", "> 99.9 %"),
         (None, "share", ""),
         (True, "text", "True"),
         (("a", "b\x07"), "text", "a\nb\\x07"),
