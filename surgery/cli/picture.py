@@ -90,13 +90,13 @@ def command(
     as_json: bool,
     **asked: Any,
 ) -> None:
-    r"""Draw TARGET: its graph, the kernels of a layer, or what a layer makes of an image.
+    """Draw TARGET: its graph, the kernels of a layer, or what a layer makes of an image.
 
     \b
     surgery picture package:name --graph -o graph.svg
     surgery picture model.safetensors --layer conv1 -o filters.png
     surgery picture package:name --layer layer1 --image photo.jpg -o maps.png
-    """
+    """  # noqa: D301
     if graph is (layer is not None):
         raise click.UsageError("either --graph or --layer ADDRESS: what is to be drawn?")
     given = {

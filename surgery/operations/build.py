@@ -25,6 +25,7 @@ from surgery.operations.published import published
 from surgery.operations.target import Target, resolve_target
 from surgery.operations.undoing import Operated
 from surgery.operations.values import check_generator
+from surgery.parameters import audit
 from surgery.survey import survey
 from surgery.weights.folding import fold
 from surgery.weights.match import match
@@ -304,7 +305,8 @@ def _outcome(
     title = (
         f"build({target.title!r}" + (f", num_classes={num_classes}" if num_classes else "") + ")"
     )
-    plan = Plan(title, (), (), (0, count), notes=tuple(notes))
+    counted = audit(model)
+    plan = Plan(title, (), (), (0, count), notes=tuple(notes), audits=(counted, counted))
     built = Operated(over="a model that was built has no former state")
     return Outcome(model, plan, tuple(checks), operated=built)
 
@@ -341,10 +343,13 @@ def _replaced(
     notes = (*outcome.plan.notes, _REPLACED, *plan.notes)
     steps = replace(outcome.plan, steps=plan.steps, outputs=plan.outputs, notes=notes)
     count = (outcome.plan.parameters[0], plan.parameters[1])
+    audits = None if plan.audits is None else (plan.audits[1], plan.audits[1])
     return replace(
         outcome,
         model=replaced.model,
-        plan=replace(steps, parameters=count, probes=plan.probes, example=plan.example),
+        plan=replace(
+            steps, parameters=count, probes=plan.probes, example=plan.example, audits=audits
+        ),
         checks=(*outcome.checks, *replaced.checks),
         new=replaced.new,
     )

@@ -7,6 +7,8 @@ import re
 from collections.abc import Iterator
 
 from surgery.operations.recorded import KEY, Recorded, read_recorded
+from surgery.reports.areas import chart_of_tensors
+from surgery.reports.chart import Shade
 from surgery.reports.report import Column, Fact, Report, Table, Value, describe
 from surgery.weights.contents import Contents, Entry
 from surgery.weights.folding import fold
@@ -70,7 +72,15 @@ def _(contents: Contents) -> Report:
             ),
         ),
         notes=(*contents.notes, *filter(None, [recorded.malformed])),
+        charts=(chart_of_tensors("tensors", "Tensors by memory", _sizes(contents)),),
     )
+
+
+def _sizes(contents: Contents) -> Iterator[tuple[str, str, int, Shade]]:
+    for name, entry in contents.once():
+        real = entry.dtype.startswith(("float", "bfloat", "complex"))
+        form = f"{entry.dtype}{list(entry.shape)}"
+        yield name, form, entry.nbytes, "tensors" if real else "integers"
 
 
 def _by_dtype(contents: Contents) -> Iterator[tuple[Value, ...]]:

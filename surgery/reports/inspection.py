@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from surgery.operations.inspection import Inspection
+from surgery.reports.areas import chart_of_modules, trainable_bar
+from surgery.reports.chart import Mark
 from surgery.reports.example import arguments_table
 from surgery.reports.report import Fact, Report, describe
 
@@ -31,4 +33,13 @@ def _(inspection: Inspection) -> Report:
             *([heads.lead] if heads and heads.lead else ()),
             *audit.notes,
         ),
+        charts=(
+            trainable_bar(inspection.audit),
+            chart_of_modules("model", "The model", inspection.audit, _marks(inspection)),
+        ),
     )
+
+
+def _marks(inspection: Inspection) -> dict[str, tuple[Mark, ...]]:
+    heads = inspection.heads or ()
+    return {address: ("head",) for head in heads for address in head.addresses}

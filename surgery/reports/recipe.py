@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from surgery.parameters import audit
+from surgery.operations.plan import Plan
+from surgery.parameters import Audit, audit
 from surgery.recipes.runner import Ran
+from surgery.reports.chart import Chart
 from surgery.reports.report import Column, Fact, Report, Table, Value, describe
 
-# Tables of an outcome that mean nothing once its model is a file.
-_LEFT_OUT = ("old", "new", "probes", "arguments", "example")
+# Tables of an outcome that mean nothing once its model is a file, or that charts show.
+_LEFT_OUT = ("old", "new", "probes", "arguments", "example", "changes")
 
 
 @describe.register
@@ -52,7 +54,19 @@ def _(ran: Ran) -> Report:
         ),
         tuple(_notes(ran)),
         lead=_lead(ran),
+        charts=_charts(ran, counted),
     )
+
+
+def _charts(ran: Ran, counted: Audit) -> tuple[Chart, ...]:
+    """The model as it was built and as it is now, as one operation would show it."""
+    plans = [outcome.plan for outcome in ran.outcomes]
+    first = next((plan.audits[0] for plan in plans if plan.audits is not None), counted)
+    audits = (first, first if len(plans) == 1 else counted)
+    steps = tuple(step for plan in plans for step in plan.steps)
+    probes = {address: size for plan in plans for address, size in plan.probes.items()}
+    count = (first.total, counted.total)
+    return describe(Plan("", steps, (), count, probes=probes, audits=audits)).charts
 
 
 def _lead(ran: Ran) -> str:
