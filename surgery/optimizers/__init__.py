@@ -1,0 +1,1 @@
+"""Training goes on: optimizers that follow operations, groups of parameters, staged unfreezing."""

@@ -1,0 +1,183 @@
+"""What cannot be followed: by this optimizer, or because of what was done before."""
+
+from __future__ import annotations
+
+from torch.optim import Optimizer
+
+from surgery import tree
+from surgery.errors import ArgumentError, UndoError
+from surgery.operations import history
+from surgery.operations.plan import Outcome
+from surgery.operations.undoing import Operated
+from surgery.optimizers.memory import memories_of, memory_of
+from surgery.optimizers.places import Lists
+
+# By the class that keeps the state elsewhere than with each parameter: why, and what to do.
+_REFUSED = {
+    "ZeroRedundancyOptimizer": (
+        "each process of this optimizer holds the state of other parameters",
+        "make it after the operation: surgery.replace_head(model, 7), then "
+        "ZeroRedundancyOptimizer(model.parameters(), ...)",
+    ),
+    "LBFGS": (
+        "this optimizer keeps one state for all parameters together",
+        "torch.optim.LBFGS(model.parameters(), ...) after the operation",
+    ),
+}
+# Parameters that are shards of others.
+_SHARDS = ("FlatParameter", "DTensor")
+
+
+def check_optimizer(optimizer: object) -> Optimizer:
+    """The optimizer, out of what accelerates it.
+
+    Raises:
+        ArgumentError: none, or one whose state belongs to no single parameter of one process.
+    """
+    while isinstance(inner := getattr(optimizer, "optimizer", None), Optimizer):
+        # What wraps one shows its groups and state as its own.
+        optimizer = inner
+    if not isinstance(optimizer, Optimizer):
+        raise ArgumentError(
+            "this is no optimizer",
+            where="optimizer",
+            expected="a torch.optim.Optimizer",
+            found=type(optimizer).__name__,
+            fix="surgery.follow(optimizer, outcome)",
+        )
+    for cls in type(optimizer).__mro__:
+        if cls.__name__ in _REFUSED:
+            what, fix = _REFUSED[cls.__name__]
+            raise ArgumentError(
+                what,
+                where="optimizer",
+                expected="an optimizer with a state for each parameter",
+                found=tree.class_name(type(optimizer)),
+                fix=fix,
+            )
+    for number, group in enumerate(optimizer.param_groups):
+        for tensor in group["params"]:
+            if any(cls.__name__ in _SHARDS for cls in type(tensor).__mro__):
+                raise ArgumentError(
+                    "this optimizer holds shards of parameters, and the state of shards",
+                    where=f"optimizer.param_groups[{number}]",
+                    expected="the parameters of a model that is not sharded",
+                    found=type(tensor).__name__,
+                    fix="operate on the model first, then shard it and make the optimizer",
+                )
+    return optimizer
+
+
+def check_groups(lists: Lists) -> None:
+    """Refuse groups that hold one parameter twice.
+
+    Raises:
+        ArgumentError: they do.
+    """
+    where: dict[int, int] = {}
+    for number, tensors in enumerate(lists.tensors):
+        for tensor in tensors:
+            other = where.setdefault(id(tensor), number)
+            if other != number or sum(tensor is each for each in tensors) > 1:
+                raise ArgumentError(
+                    "a parameter stands twice in the groups of this optimizer",
+                    where=f"optimizer.param_groups[{number}]",
+                    expected="every parameter in one group, once",
+                    found=f"one of shape {list(tensor.shape)} in groups {other} and {number}",
+                    fix="surgery.parameter_groups(model) makes groups without that",
+                )
+
+
+def check_group(group: object, number: int) -> None:
+    """Refuse what is no number of a group.
+
+    Raises:
+        ArgumentError: it is none.
+    """
+    if group is None or (type(group) is int and 0 <= group < number):
+        return
+    raise ArgumentError(
+        "there is no such group in this optimizer",
+        where="group",
+        expected=f"a number from 0 to {number - 1}, or None",
+        found=repr(group),
+        fix="optimizer.add_param_group({'params': [...]}) makes another",
+    )
+
+
+def check_outcome(optimizer: Optimizer, outcome: object) -> Operated:
+    """What an outcome did, where it can be followed.
+
+    Raises:
+        ArgumentError: no outcome, a dry run, a copy of an outcome, one that was committed before
+            it was followed, or one that was followed already.
+    """
+    if not isinstance(outcome, Outcome):
+        raise ArgumentError(
+            "this is no outcome",
+            where="outcome",
+            expected="what a verb returned",
+            found=type(outcome).__name__,
+            fix="outcome = surgery.replace_head(model, 7); surgery.follow(optimizer, outcome)",
+        )
+    operated, title = outcome.operated, outcome.plan.title
+    if operated is None:
+        raise ArgumentError(
+            "there is nothing to follow: this was a dry run",
+            where=title,
+            fix="call the verb without dry_run=True to carry the plan out",
+        )
+    undone = is_undone(operated)
+    if memory_of(optimizer, operated) is not None and not undone:
+        raise ArgumentError(
+            "this optimizer followed the operation already",
+            where=title,
+            expected="every operation once",
+            found="the parameters of the operation are in its groups",
+            fix="nothing to do",
+        )
+    if operated.over and not undone:
+        raise ArgumentError(
+            f"this operation cannot be followed: {operated.over}",
+            where=title,
+            expected="the outcome that the verb returned, before commit()",
+            found="an outcome that has let go of the old parameters",
+            fix="surgery.follow(optimizer, outcome), then outcome.commit()",
+        )
+    return operated
+
+
+def is_undone(operated: Operated) -> bool:
+    """Whether an operation was taken back."""
+    return "undone" in operated.over
+
+
+def check_order(optimizer: Optimizer, operated: Operated, lists: Lists, index: tree.Index) -> None:
+    """Refuse to follow out of order: an optimizer follows as the operations were done and undone.
+
+    Raises:
+        UndoError: an operation was undone that the optimizer followed, and did not follow back.
+        ArgumentError: an earlier operation was not followed.
+    """
+    for other, memory in memories_of(optimizer):
+        if other is not operated and is_undone(other):
+            raise UndoError(
+                f"{memory.title} was undone, and the optimizer has not heard of it",
+                where=memory.title,
+                expected="operations followed back in the order in which they were undone",
+                found="an optimizer that holds parameters of an operation that was undone",
+                fix="surgery.follow(optimizer, outcome) with that outcome first",
+            )
+    lost = {id(each) for tensors in lists.tensors for each in tensors} - index.tensors.keys()
+    for entry in history.standing() if lost else ():
+        keeper = entry.keeper()
+        if keeper is operated or keeper is None or memory_of(optimizer, keeper) is not None:
+            continue
+        if not lost.isdisjoint(map(id, keeper.old.values())):
+            raise ArgumentError(
+                f"{entry.title} was not followed yet, and the optimizer holds what it replaced",
+                where=entry.title,
+                expected="operations followed in the order in which they were done",
+                found="an earlier operation that was left out",
+                fix="surgery.follow(optimizer, outcome) with its outcome first",
+            )

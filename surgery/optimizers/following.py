@@ -1,0 +1,356 @@
+"""Let an optimizer follow an operation: training goes on as if nothing had happened."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from surgery import tree
+from surgery.errors import ArgumentError
+from surgery.operations.journal import Journal
+from surgery.operations.plan import Outcome
+from surgery.operations.undoing import Operated
+from surgery.optimizers import memory as memories
+from surgery.optimizers.averages import copies_of, follow_on
+from surgery.optimizers.checks import (
+    check_group,
+    check_groups,
+    check_optimizer,
+    check_order,
+    check_outcome,
+    is_undone,
+)
+from surgery.optimizers.exchange import Come, Exchange, exchange_of
+from surgery.optimizers.followed import Followed, Moved
+from surgery.optimizers.memory import Memory
+from surgery.optimizers.places import Lists, Placing, placed
+from surgery.optimizers.state import Carry, State, carry, step_of
+from surgery.optimizers.zero import zero_of
+
+# Optimizers whose step takes a whole matrix at once, whatever the shape of their state.
+_WHOLE = ("Muon", "Shampoo")
+_SHOWN = 4
+
+
+def follow(
+    optimizer: Optimizer,
+    outcome: Outcome,
+    *,
+    averages: object = (),
+    group: int | None = None,
+) -> Followed:
+    """Let an optimizer follow an operation on its model, so that training goes on.
+
+    New parameters take the places of those they replace, in the same groups; what the model has no
+    longer leaves. The state of every other parameter stays as it is, the same objects. Where
+    entries live on (classes that ``keep`` names, channels of an adapted input), so does their
+    state, entry by entry; new entries start from what the optimizer starts from, and share the
+    step count of the tensor. Where nothing lives on, or the state is not made entry by entry, the
+    parameter starts anew. The same operation is done to averaged copies.
+
+    Call it between two steps, after each operation in turn, and again after ``outcome.undo()``:
+    then what the operation concerned is as it was when it was followed. Learning-rate schedulers
+    and a ``GradScaler`` know the optimizer and its groups, which stay the same objects. Either all
+    of it happens or nothing.
+
+    Args:
+        optimizer: the optimizer; it is changed in place.
+        outcome: what the verb returned.
+        averages: averaged copies of the model, one or several: an ``AveragedModel``, an object
+            that keeps its copy as ``module`` or ``ema``, or the copy itself. Needed once: undoing
+            finds them.
+        group: the number of the group for parameters that nothing else says the group of, for
+            instance a head whose predecessor was frozen and in no group. Left out, such
+            parameters are not trained, and the notes say so.
+
+    Returns:
+        What became of every parameter, and notes. ``print`` shows them.
+
+    Raises:
+        ArgumentError: no optimizer, or one of another model, or one whose state belongs to no
+            single parameter; a parameter in two groups; no such group; a dry run, a copy of an
+            outcome, one that was committed or followed already, or an earlier one that was not;
+            averages of another model.
+        UndoError: an operation was undone that the optimizer has yet to follow back.
+
+    Example:
+        >>> import torch, surgery
+        >>> from torch import nn
+        >>> model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 5))
+        >>> optimizer = torch.optim.Adam(model.parameters())
+        >>> model(torch.ones(1, 8)).sum().backward()
+        >>> optimizer.step()
+        >>> outcome = surgery.replace_head(model, 7, keep="all", heads="2")
+        >>> for moved in surgery.follow(optimizer, outcome).moved:
+        ...     print(moved)
+        2.weight (group 0) replaced, state carried, 5 of 7 entries, at step 1
+        2.bias (group 0) replaced, state carried, 5 of 7 entries, at step 1
+        >>> optimizer.param_groups[0]["params"][2] is model[2].weight
+        True
+    """
+    optimizer = check_optimizer(optimizer)
+    operated = check_outcome(optimizer, outcome)
+    now = Lists.of(optimizer)
+    check_groups(now)
+    check_group(group, len(now.tensors))
+    copies = copies_of(averages)
+    back = is_undone(operated)
+    remembered = memories.memory_of(optimizer, operated)
+    meant = _meant(outcome, now, remembered, back)
+    index = tree.index(meant.model)
+    check_order(optimizer, operated, now, index)
+    exchange = remembered.exchange if remembered is not None else exchange_of(meant)
+    exchange = exchange.back() if back else _really(exchange, index)
+    _check_concerned(now, exchange, index, meant)
+    placing = placed(now, exchange, index, group)
+    if remembered is not None and now.same(remembered.after):
+        placing.lists = remembered.before
+    following = _Following(optimizer, operated, meant, index, now, exchange, placing)
+    if back:
+        return following.go_back(remembered)
+    return following.go(copies)
+
+
+def _meant(outcome: Outcome, now: Lists, remembered: Memory | None, back: bool) -> Outcome:
+    """The outcome on the optimizer's model: an operation may have changed a second one."""
+    if back or remembered is not None or outcome.operated is None:
+        return outcome
+    where = now.where()
+    for each in (outcome, *outcome.operated.also):
+        held = tree.index(each.model).tensors.keys() | {id(tensor) for tensor in each.old.values()}
+        if not held.isdisjoint(where):
+            return each
+    return outcome
+
+
+def _really(exchange: Exchange, index: tree.Index) -> Exchange:
+    """Less what the model still holds elsewhere: a tie that ended."""
+    gone = {k: each for k, each in exchange.gone.items() if k not in index.tensors}
+    return Exchange(gone, exchange.come, exchange.refilled)
+
+
+def _check_concerned(now: Lists, exchange: Exchange, index: tree.Index, outcome: Outcome) -> None:
+    where = now.where()
+    known = {*exchange.gone, *exchange.come, *exchange.refilled, *index.tensors}
+    if where and where.keys().isdisjoint(known):
+        raise ArgumentError(
+            "this optimizer holds no parameter of the model that was operated on",
+            where=outcome.plan.title,
+            expected=f"an optimizer over parameters of the {type(outcome.model).__name__}",
+            found=f"{len(where)} parameters of something else",
+            fix="surgery.follow(optimizer, outcome) with the optimizer that trains this model",
+        )
+
+
+@dataclass(eq=False)
+class _Following:
+    """Everything is known, and nothing touched yet."""
+
+    optimizer: Optimizer
+    operated: Operated
+    outcome: Outcome
+    index: tree.Index
+    now: Lists
+    exchange: Exchange
+    placing: Placing
+
+    def go(self, copies: list[nn.Module]) -> Followed:
+        """Follow an operation."""
+        states: dict[int, State | None] = {}
+        moved = list(self._moved(states))
+        concerned = self._concerned()
+        held = self.optimizer.state
+        before = [(each, held[each] if each in held else None) for each in concerned]
+        title = self.outcome.plan.title
+        done = follow_on(self.outcome, copies)
+        memory = Memory(title, self.now, self.placing.lists, before, self.exchange, done)
+        try:
+            self._change({id(each): each for each in concerned}, states)
+            memories.remember(self.optimizer, self.operated, memory)
+        except BaseException:
+            if done:
+                done[0].undo()
+            raise
+        return self._followed(moved, done, undone=False)
+
+    def go_back(self, memory: Memory | None) -> Followed:
+        """Follow an operation that was undone."""
+        before = [] if memory is None else memory.states
+        states: dict[int, State | None] = {id(tensor): state for tensor, state in before}
+        tensors = {id(tensor): tensor for tensor, _ in before}
+        tensors |= {key: each.tensor for key, each in self.exchange.gone.items()}
+        moved = list(self._moved_back(states))
+        if memory is not None and memory.averages:
+            first = memory.averages[0]
+            if first.operated is not None and not first.operated.over:
+                first.undo()
+        self._change(tensors, states)
+        memories.forget(self.optimizer, self.operated)
+        return self._followed(moved, (), undone=True)
+
+    def _concerned(self) -> list[torch.Tensor]:
+        """Every parameter whose state may become another."""
+        where = self.now.where()
+        gone = [each.tensor for key, each in self.exchange.gone.items() if key in where]
+        come = [each.tensor for each in self.exchange.come.values()]
+        return [*gone, *come, *(tensor for tensor, _ in self.exchange.refilled.values())]
+
+    def _change(self, tensors: dict[int, torch.Tensor], states: dict[int, State | None]) -> None:
+        """Give the groups their lists, and parameters their states; all or nothing."""
+        journal = Journal()
+        held = self.optimizer.state
+        try:
+            journal.remember(held)
+            for group in self.optimizer.param_groups:
+                journal.remember(group["params"])
+                if self.now.names:
+                    journal.remember(group["param_names"])
+            self.placing.lists.put(self.optimizer)
+            for key, tensor in tensors.items():
+                if (state := states.get(key)) is not None:
+                    held[tensor] = state
+                elif tensor in held:
+                    del held[tensor]
+        except BaseException:
+            journal.take_back()
+            raise
+
+    def _moved(self, states: dict[int, State | None]) -> Iterator[Moved]:
+        """What becomes of each parameter; fills in the states that are carried."""
+        where = self.now.where()
+        taken = {id(come.before) for come in self.exchange.come.values()}
+        for key, come in self.exchange.come.items():
+            if key in where:
+                # It was in there before, under another address or of another model.
+                states[key] = self.optimizer.state.get(come.tensor)
+            elif self.placing.groups[key] is None:
+                yield Moved(come.address, None, "left out", "none", reason=self._why(key))
+            else:
+                found = self._carry(come)
+                states[key] = found.state
+                yield self._arrived(key, come, found)
+        for key, gone in self.exchange.gone.items():
+            if key in where and key not in taken:
+                state = "gone" if gone.tensor in self.optimizer.state else "none"
+                yield Moved(gone.address, None, "removed", state)
+        for key, (tensor, address) in self.exchange.refilled.items():
+            if key in where:
+                had = tensor in self.optimizer.state
+                reason = "its values are others now" if had else ""
+                state_now = "starts anew" if had else "none"
+                yield Moved(address, where[key], "refilled", state_now, reason=reason)
+
+    def _arrived(self, key: int, come: Come, found: Carry) -> Moved:
+        had = come.before is not None and come.before in self.optimizer.state
+        replaced = come.before is not None and id(come.before) in self.exchange.gone
+        carried = found.state is not None
+        reasons = (found.reason if had else "", self._why(key))
+        return Moved(
+            come.address,
+            self.placing.groups[key],
+            "replaced" if replaced else "added",
+            "carried" if carried else "starts anew" if had else "none",
+            found.step,
+            found.entries,
+            "; ".join(filter(None, reasons)),
+        )
+
+    def _why(self, key: int) -> str:
+        return self.placing.reasons.get(key, "")
+
+    def _carry(self, come: Come) -> Carry:
+        before = come.before
+        if before is None or before not in self.optimizer.state or not self.optimizer.state[before]:
+            return Carry(None)
+        if come.carried is None:
+            return Carry(None, reason="nothing of the old one lives on in it")
+        number = self.now.where()[id(before)]
+        whole = next((c for c in type(self.optimizer).__mro__ if c.__name__.endswith(_WHOLE)), None)
+        if whole is not None:
+            return Carry(None, reason=f"{whole.__name__} steps a matrix as a whole")
+        group: dict[str, Any] = self.optimizer.param_groups[number]
+        zero = zero_of(self.optimizer, group, before)
+        return carry(self.optimizer.state[before], before, come.tensor, come.carried, zero)
+
+    def _moved_back(self, states: dict[int, State | None]) -> Iterator[Moved]:
+        where = self.now.where()
+        after = self.placing.lists.where()
+        for key, come in self.exchange.come.items():
+            state = states.get(key)
+            if key in after and key not in where:
+                taken = come.before is not None and id(come.before) in where
+                yield Moved(
+                    come.address,
+                    after[key],
+                    "replaced" if taken else "added",
+                    "restored" if state else "none",
+                    step_of(state or {}),
+                )
+        taken_from = {id(come.before) for come in self.exchange.come.values()}
+        for key, gone in self.exchange.gone.items():
+            if key in where and key not in taken_from and key not in after:
+                yield Moved(gone.address, None, "removed", "gone")
+        for key, (_, address) in self.exchange.refilled.items():
+            if key in where:
+                state = states.get(key)
+                now = "restored" if state else "none"
+                yield Moved(address, where[key], "refilled", now, step_of(state or {}))
+
+    def _followed(self, moved: list[Moved], done: tuple[Outcome, ...], *, undone: bool) -> Followed:
+        before, after = self.now.where(), self.placing.lists.where()
+        untouched = (before.keys() & after.keys()) - self.exchange.refilled.keys()
+        return Followed(
+            self.outcome.plan.title,
+            type(self.optimizer).__name__,
+            undone,
+            tuple(moved),
+            len(untouched),
+            done,
+            tuple(self._notes(moved, after)),
+        )
+
+    def _notes(self, moved: list[Moved], after: dict[int, int]) -> Iterator[str]:
+        if not moved:
+            yield "nothing in the optimizer had to change"
+        entries = list(self.index.of_kind("parameter"))
+        outside = [
+            entry.address
+            for entry in entries
+            if entry.tensor.requires_grad and id(entry.tensor) not in after
+        ]
+        if outside:
+            yield (
+                f"trainable and in no group, so not trained: {_listed(outside)}; "
+                "optimizer.add_param_group, or group= here"
+            )
+        stale = [
+            entry.address
+            for entry in entries
+            if not entry.tensor.requires_grad
+            and entry.tensor.grad is not None
+            and id(entry.tensor) in after
+        ]
+        if stale:
+            yield (
+                f"frozen, and a step would still move them by the gradient they hold: "
+                f"{_listed(stale)}; optimizer.zero_grad() first"
+            )
+        held = {id(entry.tensor) for entry in entries}
+        strange = after.keys() - held
+        if strange and held & after.keys():
+            yield f"{len(strange)} parameters of the optimizer are not in this model, and stay"
+        for number, tensors in enumerate(self.placing.lists.tensors):
+            if not tensors and self.now.tensors[number]:
+                yield f"group {number} is empty now, and stays for schedulers that count groups"
+        if moved and any(group.get("capturable") for group in self.optimizer.param_groups):
+            yield "a CUDA graph that was captured before knows the old parameters: capture it again"
+
+
+def _listed(addresses: list[str]) -> str:
+    more = f" and {len(addresses) - _SHOWN} more" if len(addresses) > _SHOWN else ""
+    return ", ".join(addresses[:_SHOWN]) + more

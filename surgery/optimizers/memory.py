@@ -1,0 +1,67 @@
+"""What optimizers were before they followed operations, for as long as those can be undone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch.optim import Optimizer
+
+from surgery.operations.plan import Outcome
+from surgery.operations.undoing import Operated
+from surgery.optimizers.exchange import Exchange
+from surgery.optimizers.places import Lists
+
+
+@dataclass(eq=False)
+class Memory:
+    """One optimizer before it followed one operation.
+
+    Attributes:
+        title: the operation.
+        before: what the groups held.
+        after: what they held afterwards.
+        states: the state of every parameter that the operation concerned, as it was.
+        exchange: what the operation did.
+        averages: the same operation on averaged copies; undoing the first undoes all.
+    """
+
+    title: str
+    before: Lists
+    after: Lists
+    states: list[tuple[torch.Tensor, dict[str, Any] | None]]
+    exchange: Exchange
+    averages: tuple[Outcome, ...] = field(default=())
+
+
+# Not on the optimizers, whose attributes and pickles are the user's. What is remembered goes with
+# the optimizer, and with the outcome: nobody can undo that then.
+_remembered: WeakKeyDictionary[Optimizer, WeakKeyDictionary[Operated, Memory]]
+_remembered = WeakKeyDictionary()
+
+
+def memory_of(optimizer: Optimizer, operated: Operated) -> Memory | None:
+    """What an optimizer was before it followed an operation, None where it did not."""
+    return _remembered.get(optimizer, WeakKeyDictionary()).get(operated)
+
+
+def memories_of(optimizer: Optimizer) -> Iterator[tuple[Operated, Memory]]:
+    """Every operation that an optimizer followed, as far as somebody could undo it."""
+    for operated, memory in list(_remembered.get(optimizer, WeakKeyDictionary()).items()):
+        if operated.over and "undone" not in operated.over:
+            forget(optimizer, operated)
+        else:
+            yield operated, memory
+
+
+def remember(optimizer: Optimizer, operated: Operated, memory: Memory) -> None:
+    """Remember what an optimizer was before it followed an operation."""
+    _remembered.setdefault(optimizer, WeakKeyDictionary())[operated] = memory
+
+
+def forget(optimizer: Optimizer, operated: Operated) -> None:
+    """It is as it was: there is nothing to remember."""
+    _remembered.get(optimizer, WeakKeyDictionary()).pop(operated, None)

@@ -1,0 +1,105 @@
+"""What an optimizer's state is before it learned anything, found by one step on a stand-in.
+
+An optimizer does not say which of its state belongs to single entries of a parameter, nor what it
+starts from. A stand-in whose sides are all different, stepped once with a gradient of zero, shows
+both. The optimizer itself is not touched, and none of its hooks runs.
+"""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from surgery.operations.draws import Draws
+
+# No side is as long as another, as one of state made of them may be, or as one.
+_SIDES = (2, 3, 5, 7, 11)
+
+
+@dataclass(frozen=True, eq=False)
+class Zero:
+    """How the state of a parameter starts.
+
+    Attributes:
+        starts: for each state tensor of the parameter's shape, the value it starts from.
+        spanning: names of state tensors of another shape.
+        found: whether the stand-in could be stepped; otherwise shapes decide, and zeros are taken.
+    """
+
+    starts: Mapping[str, float] = field(default_factory=dict)
+    spanning: frozenset[str] = frozenset()
+    found: bool = False
+
+
+def zero_of(optimizer: Optimizer, group: Mapping[str, Any], parameter: torch.Tensor) -> Zero:
+    """How the state of a parameter starts in a group of an optimizer.
+
+    Args:
+        optimizer: any optimizer; it stays as it is.
+        group: the group, whose options count.
+        parameter: a parameter of the number of axes, the dtype and the device that count.
+
+    Example:
+        >>> from torch.optim import Adagrad
+        >>> from surgery.optimizers.zero import zero_of
+        >>> weight = nn.Parameter(torch.ones(4, 3))
+        >>> optimizer = Adagrad([weight], initial_accumulator_value=0.5)
+        >>> dict(zero_of(optimizer, optimizer.param_groups[0], weight).starts)
+        {'sum': 0.5}
+    """
+    if parameter.dim() > len(_SIDES) or parameter.is_meta:
+        return Zero()
+    shape = _SIDES[: parameter.dim()]
+    draws = Draws()
+    try:
+        state = _stepped(optimizer, group, torch.zeros(shape).to(parameter.detach()))
+    except Exception:  # an optimizer's own code: anything can come out
+        return Zero()
+    finally:
+        draws.take_back()
+    tensors = {name: each for name, each in state.items() if isinstance(each, torch.Tensor)}
+    alike = {name: each for name, each in tensors.items() if tuple(each.shape) == shape}
+    starts = {
+        name: float(each.flatten()[0])
+        for name, each in alike.items()
+        if bool((each == each.flatten()[0]).all())
+    }
+    scalars = {name for name, each in tensors.items() if not each.dim()}
+    return Zero(starts, frozenset(tensors.keys() - alike.keys() - scalars), bool(state))
+
+
+def _stepped(
+    optimizer: Optimizer, group: Mapping[str, Any], values: torch.Tensor
+) -> dict[str, Any]:
+    """The state of a stand-in after one step of an optimizer made of the same options."""
+    cls = type(optimizer)
+    stand_in = nn.Parameter(values)
+    stand_in.grad = torch.zeros_like(values)
+    options = {name: _apart(value) for name, value in group.items() if name != "params"}
+    if "param_names" in options:
+        options["param_names"] = ["stand_in"]
+    other = cls.__new__(cls)
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        other.__setstate__(
+            {
+                "defaults": dict(optimizer.defaults),
+                "state": defaultdict(dict),
+                "param_groups": [{**options, "params": [stand_in]}],
+            }
+        )
+        # What is hung around a step (hooks, the count of a scheduler) is about real steps.
+        inspect.unwrap(cls.step)(other)
+    return dict(other.state[stand_in])
+
+
+def _apart(value: Any) -> Any:
+    return value.clone() if isinstance(value, torch.Tensor) else value
