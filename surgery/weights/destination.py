@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+import re
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
 from surgery.errors import ArgumentError, WeightsError
+from surgery.weights.lock import locked
 
 
 def check_destination(path: str | os.PathLike[str], overwrite: bool) -> None:
@@ -73,6 +75,9 @@ def is_path(path: object) -> bool:
 def placed(target: Path, overwrite: bool) -> Iterator[BinaryIO]:
     """A new file that takes its place once everything is written; gone if anything fails.
 
+    A process that is killed leaves its file behind; whoever writes to the same destination next
+    removes it. Files of processes that live are locked, and nobody else's name is like theirs.
+
     Args:
         target: the destination; links are not followed.
         overwrite: replace a file that is there.
@@ -93,10 +98,10 @@ def placed(target: Path, overwrite: bool) -> Iterator[BinaryIO]:
         ...     there, target.read_text()
         (False, 'all of it')
     """
-    part = target.with_name(f"{target.name[:200]}.{secrets.token_hex(4)}.part")
     try:
+        _sweep(target)
         mode = target.stat().st_mode & 0o777 if target.exists() else 0o666
-        handle = os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, mode)
+        part, handle, lock = _part(target, mode)
     except (OSError, ValueError) as error:
         raise _not_written(target, error) from error
     try:
@@ -113,7 +118,45 @@ def placed(target: Path, overwrite: bool) -> Iterator[BinaryIO]:
     except BaseException:
         part.unlink(missing_ok=True)
         raise
+    finally:
+        if lock is not None:
+            os.close(lock)
     _sync_directory(target.parent)
+
+
+def _stem(target: Path) -> str:
+    return f"{target.name[:200]}.surgery-"
+
+
+def _part(target: Path, mode: int) -> tuple[Path, int, int | None]:
+    """A new file beside its destination, open to be written, and what holds its lock."""
+    while True:
+        part = target.with_name(f"{_stem(target)}{secrets.token_hex(4)}.part")
+        handle = os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, mode)
+        held = locked(handle)
+        if held is False or (held and not os.fstat(handle).st_nlink):
+            # Somebody took it for a file that was left behind before it was locked.
+            os.close(handle)
+            part.unlink(missing_ok=True)
+            continue
+        # The lock goes with its last descriptor, and the file is closed before it is renamed.
+        return part, handle, os.dup(handle) if held else None
+
+
+def _sweep(target: Path) -> None:
+    """Remove what processes that were killed left beside a destination."""
+    ours = re.compile(re.escape(_stem(target)) + r"[0-9a-f]{8}\.part")
+    with os.scandir(target.parent) as entries:
+        left = [entry.path for entry in entries if ours.fullmatch(entry.name)]
+    for path in left:
+        # What cannot be opened or removed is in nobody's way.
+        with suppress(OSError):
+            handle = os.open(path, os.O_RDWR | getattr(os, "O_NOFOLLOW", 0))
+            try:
+                if locked(handle):
+                    Path(path).unlink()
+            finally:
+                os.close(handle)
 
 
 def _sync_directory(folder: Path) -> None:

@@ -84,6 +84,7 @@ def test_a_kill_leaves_the_old_file_or_the_new_one(surgery, tmp_path, moment):
     assert all(name.endswith(".part") for name in left)
     result = surgery("apply", "r.yaml", "--overwrite")
     assert result.exit_code == 0, result.stderr
+    assert parts(tmp_path) == ["out.safetensors", "r.yaml"], "what was left is swept up"
     assert read("out.safetensors").tensors["5.weight"].shape == (3, 8)
     assert door.restore(small, tmp_path / "out.safetensors").model[5].out_features == 3
 
