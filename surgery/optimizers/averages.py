@@ -183,7 +183,7 @@ class _Counterparts:
                 memo[id(entry.tensor)] = self.tensor(address)
         made: nn.Module = copy.deepcopy(step.new, memo)
         old = tree.get_module(self.average, step.address)
-        like = next((*old.parameters(), *self.average.parameters()), None)
+        like = next(iter((*old.parameters(), *self.average.parameters())), None)
         apart = set(map(id, memo.values()))
         for each in made.parameters():
             if id(each) not in apart:

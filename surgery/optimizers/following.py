@@ -26,7 +26,7 @@ from surgery.optimizers.checks import (
     is_undone,
 )
 from surgery.optimizers.exchange import Come, Exchange, exchange_of
-from surgery.optimizers.followed import Followed, Moved
+from surgery.optimizers.followed import Followed, Moved, StateNow
 from surgery.optimizers.memory import Memory
 from surgery.optimizers.places import Lists, Placing, placed
 from surgery.optimizers.state import Carry, State, carry, step_of
@@ -165,7 +165,7 @@ class _Following:
         moved = list(self._moved(states))
         concerned = self._concerned()
         held = self.optimizer.state
-        before = [(each, held[each] if each in held else None) for each in concerned]
+        before = [(each, held.get(each)) for each in concerned]
         title = self.outcome.plan.title
         done = follow_on(self.outcome, copies)
         memory = Memory(title, self.now, self.placing.lists, before, self.exchange, done)
@@ -236,14 +236,14 @@ class _Following:
                 yield self._arrived(key, come, found)
         for key, gone in self.exchange.gone.items():
             if key in where and key not in taken:
-                state = "gone" if gone.tensor in self.optimizer.state else "none"
+                state: StateNow = "gone" if gone.tensor in self.optimizer.state else "none"
                 yield Moved(gone.address, None, "removed", state)
         for key, (tensor, address) in self.exchange.refilled.items():
             if key in where:
                 had = tensor in self.optimizer.state
                 reason = "its values are others now" if had else ""
-                state_now = "starts anew" if had else "none"
-                yield Moved(address, where[key], "refilled", state_now, reason=reason)
+                begins: StateNow = "starts anew" if had else "none"
+                yield Moved(address, where[key], "refilled", begins, reason=reason)
 
     def _arrived(self, key: int, come: Come, found: Carry) -> Moved:
         had = come.before is not None and come.before in self.optimizer.state
@@ -298,7 +298,7 @@ class _Following:
         for key, (_, address) in self.exchange.refilled.items():
             if key in where:
                 state = states.get(key)
-                now = "restored" if state else "none"
+                now: StateNow = "restored" if state else "none"
                 yield Moved(address, where[key], "refilled", now, step_of(state or {}))
 
     def _followed(self, moved: list[Moved], done: tuple[Outcome, ...], *, undone: bool) -> Followed:
