@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from surgery.operations.restore import restore
     from surgery.operations.save import save
     from surgery.operations.transplant import transplant
+    from surgery.optimizers.following import follow
+    from surgery.optimizers.groups import parameter_groups
+    from surgery.optimizers.unfreezing import Unfreezing, unfreezing
     from surgery.parameters import Audit, audit
     from surgery.pictures.drawing import Drawing, draw
     from surgery.pictures.picture import Picture, picture
@@ -43,14 +46,17 @@ _DOOR = {
     "Outcome": "surgery.operations.plan",
     "Picture": "surgery.pictures.picture",
     "Plan": "surgery.operations.plan",
+    "Unfreezing": "surgery.optimizers.unfreezing",
     "adapt_input": "surgery.operations.input",
     "audit": "surgery.parameters",
     "build": "surgery.operations.build",
     "diff": "surgery.weights.comparison",
     "draw": "surgery.pictures.drawing",
     "find_heads": "surgery.heads",
+    "follow": "surgery.optimizers.following",
     "freeze": "surgery.operations.freezing",
     "load_weights": "surgery.operations.load",
+    "parameter_groups": "surgery.optimizers.groups",
     "picture": "surgery.pictures.picture",
     "record": "surgery.recording",
     "remove_head": "surgery.operations.backbone",
@@ -63,6 +69,7 @@ _DOOR = {
     "summary": "surgery.layers",
     "transplant": "surgery.operations.transplant",
     "unfreeze": "surgery.operations.freezing",
+    "unfreezing": "surgery.optimizers.unfreezing",
 }
 
 __all__ = [
@@ -76,14 +83,17 @@ __all__ = [
     "Outcome",
     "Picture",
     "Plan",
+    "Unfreezing",
     "adapt_input",
     "audit",
     "build",
     "diff",
     "draw",
     "find_heads",
+    "follow",
     "freeze",
     "load_weights",
+    "parameter_groups",
     "picture",
     "record",
     "remove_head",
@@ -96,6 +106,7 @@ __all__ = [
     "summary",
     "transplant",
     "unfreeze",
+    "unfreezing",
 ]
 
 

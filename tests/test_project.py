@@ -291,9 +291,9 @@ def bears_no_name_of_the_door(source: Source) -> Iterator[str]:
 
 DOOR = {
     *("Audit", "Example", "Family", "Graph", "Head", "Heads", "Outcome", "Plan"),
-    *("Drawing", "Picture", "adapt_input", "draw", "picture"),
+    *("Drawing", "Picture", "Unfreezing", "adapt_input", "draw", "picture"),
     *("audit", "build", "diff", "find_heads", "freeze", "load_weights", "record", "remove_head"),
-    *("replace", "replace_head"),
+    *("replace", "replace_head", "follow", "parameter_groups", "unfreezing"),
     *("replace_keypoints", "report", "restore", "save", "summary", "transplant", "unfreeze"),
 }
 
