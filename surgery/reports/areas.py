@@ -29,7 +29,7 @@ def chart_of_modules(
         The chart. What a module with children holds itself is a part of its own.
     """
     marks, shades = marks or {}, shades or {}
-    tree = _Tree("(the model)")
+    tree = _Tree(audit.rows[0].type if audit.rows else "(the model)")
     for row in audit.rows:
         marked = next((marks[address] for address in row.addresses if address in marks), ())
         shade = shades.get(row.address) or _shade(row)

@@ -17,6 +17,7 @@ Shade: TypeAlias = Literal[
     "packed",
     "loaded",
     "skipped",
+    "unexpected",
     "missing",
     "tensors",
     "integers",

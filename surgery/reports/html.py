@@ -15,11 +15,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from importlib.resources import files
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from surgery import shown
 from surgery.errors import ArgumentError
-from surgery.reports.chart import Chart, Part
+from surgery.reports.chart import Chart, Part, Shade
 from surgery.reports.report import Column, Report, Table, Unit, Value, describe
 from surgery.reports.text import DEPTH, NUMERIC, ROWS, cell, clean, present, visible, write
 
@@ -30,11 +30,16 @@ if TYPE_CHECKING:
 
 # What colours say, where the word for them does not.
 _WORDS = {
+    "partly": "in part",
     "packed": "packed weights",
-    "skipped": "other shape",
+    "skipped": "shape mismatch",
     "tensors": "real numbers",
     "integers": "whole numbers",
 }
+# The order of colours in a legend.
+_SHADES: tuple[str, ...] = get_args(Shade)
+# Characters of a column whose cells stay on one line.
+_SHORT = 34
 # Rows of a table that a page shows before it is asked for the rest.
 _MANY = 300
 
@@ -116,6 +121,7 @@ class _Section:
 
     Attributes:
         columns: of each its label, the style of its cells, and its key.
+        snug: whether every cell is short, so that no column wants the width of the page.
         rows: of each its level, the address it is about, and its cells: text and style.
         left_out: what is not in it, in words.
     """
@@ -125,6 +131,7 @@ class _Section:
     columns: tuple[tuple[str, str, str], ...]
     rows: tuple[tuple[int, str, tuple[tuple[str, str], ...]], ...]
     tree: bool
+    snug: bool
     open: bool
     left_out: tuple[str, ...]
 
@@ -142,7 +149,8 @@ def _said(report: Report, *, whole: bool) -> dict[str, Any]:
         for row in table.rows
     ]
     return {
-        "kind": report.kind,
+        # What the heading says already is not said above it as well.
+        "kind": "" if report.kind in clean(report.title).lower() else report.kind,
         "schema": f"surgery/{report.kind}/{report.version}",
         "title": clean(report.title),
         "lead": clean(report.lead),
@@ -166,6 +174,12 @@ def _section(table: Table, whole: bool) -> _Section:
         if present(column, [row[place] for row, _ in rows])
     ]
     named = next((place for place, column in columns if column.unit == "address"), None)
+    cells = [[_cell(row[place], column, level) for place, column in columns] for row, level in rows]
+    short = [
+        (bool(_style(column.unit)) and column.unit != "address")
+        or max(len(line) for text, _ in written for line in text.split("\n")) <= _SHORT
+        for (_, column), written in zip(columns, zip(*cells, strict=True), strict=True)
+    ]
     return _Section(
         table.key,
         clean(table.title),
@@ -174,11 +188,15 @@ def _section(table: Table, whole: bool) -> _Section:
             (
                 level or 0,
                 "" if named is None else _address(row[named]),
-                tuple(_cell(row[place], column, level) for place, column in columns),
+                tuple(
+                    (text, f"{style} short".strip() if brief else style)
+                    for (text, style), brief in zip(written, short, strict=True)
+                ),
             )
-            for row, level in rows
+            for (row, level), written in zip(rows, cells, strict=True)
         ),
         bool(table.levels),
+        all(short),
         table.presence != "page" or table.key == "changes",
         tuple(left_out),
     )
@@ -269,7 +287,8 @@ def _plain(name: str) -> str:
 
 
 def _legend(charts: list[dict[str, Any]]) -> dict[str, list[tuple[str, str]]]:
-    shades = dict.fromkeys(shade for chart in charts for shade in chart["shades"])
+    found = {shade for chart in charts for shade in chart["shades"]}
+    shades = [shade for shade in _SHADES if shade in found]
     marks = dict.fromkeys(mark for chart in charts for each in chart["marks"] for mark in each)
     return {
         "shades": [(shade, _WORDS.get(shade, shade)) for shade in shades],

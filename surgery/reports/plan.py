@@ -155,7 +155,7 @@ def _marks(plan: Plan, after: Audit) -> dict[str, tuple[Mark, ...]]:
     """Where the heads are, and what gets other tensors or modules."""
     heads = {*plan.probes, *plan.features}
     replaced = {a for step in plan.steps if step.kind == "module" for a in step.addresses}
-    tensors = [step for step in plan.steps if step.kind in ("parameter", "buffer")]
+    tensors = [step for step in plan.steps if step.kind in ("parameter", "buffer", "values")]
     changed = {a.rpartition(".")[0] for step in tensors for a in step.addresses} | replaced
     changed |= {
         row.address

@@ -58,7 +58,7 @@ _SHADES: dict[Verdict, Shade] = {
     "shape mismatch": "skipped",
     "missing": "missing",
     "dropped": "missing",
-    "unexpected": "skipped",
+    "unexpected": "unexpected",
 }
 
 

@@ -194,9 +194,12 @@ def test_a_click_zooms_in_both_and_the_trail_leads_out(show: Opener):
     levels = [page.get_attribute(f"#plot-{key}", "data-level") for key in ("before", "after")]
     assert levels == ["late", "late"]
     assert not any("stem" in line for key in ("before", "after") for line in labels(page, key))
-    assert page.locator("#trail button").all_inner_texts() == ["(the model)", "late"]
+    assert page.locator("#trail button").all_inner_texts() == ["Sequential", "late"]
     page.locator("#trail button").first.click()
     assert labels(page, "before") == whole
+    # What is shown already needs no way out, but a word on the way in.
+    assert page.locator("#trail button").count() == 0
+    assert page.inner_text("#trail") == "Click a part to see what is in it"
 
 
 def test_the_keyboard_does_what_the_pointer_does(show: Opener):
@@ -206,7 +209,7 @@ def test_the_keyboard_does_what_the_pointer_does(show: Opener):
     assert page.get_attribute("#plot-model", "data-level") == "late"
     page.locator("#trail button").first.focus()
     page.keyboard.press("Enter")
-    assert page.get_attribute("#plot-model", "data-level") == "(the model)"
+    assert page.get_attribute("#plot-model", "data-level") == "Sequential"
     page.keyboard.press("/")
     assert page.evaluate("document.activeElement.id") == "search"
     assert page.input_value("#search") == ""
@@ -248,6 +251,11 @@ def test_a_load_shows_its_buckets(show: Opener):
     found = shown_rows(page, "model")
     assert len(found) == total
     assert "fc.weight shape mismatch module.fc.weight" in found
+    # What fits no key and what has another shape are told apart.
+    tones = page.eval_on_selector_all(
+        ".bar:last-child .swatch", "all => all.map(one => getComputedStyle(one).backgroundColor)"
+    )
+    assert len(set(tones)) == len(tones) == 3
     part = fills(page, "model")
     assert len({part[label] for label in part if label.startswith(("stem", "fc"))}) == 2
 
@@ -258,6 +266,8 @@ def test_light_and_dark_are_different_and_follow_the_reader(show: Opener):
     dark, parts = page.evaluate(background), fills(page, "model")
     page.emulate_media(color_scheme="light")
     assert page.evaluate(background) != dark
+    first = "document.querySelector('#plot-model .slice path').style.fill"
+    page.wait_for_function(f"before => {first} !== before", arg=next(iter(parts.values())))
     light = fills(page, "model")
     assert set(light) == set(parts)
     assert all(light[label] != parts[label] for label in parts)
@@ -275,6 +285,36 @@ def test_a_phone_scrolls_one_way(show: Opener):
         assert page.evaluate("document.documentElement.scrollWidth") == 390
         assert page.locator("#search").is_visible()
         page.close()
+
+
+def test_no_word_is_torn_on_a_phone(show: Opener):
+    page = show(operated(), width=390)
+    heights = page.eval_on_selector_all(
+        "#section-steps td.short span, #section-outputs td.short span",
+        "all => all.map(one => one.getClientRects().length)",
+    )
+    assert set(heights) == {1}
+    # A finding is read without scrolling sideways.
+    checks = "#section-checks .scroll"
+    assert page.eval_on_selector(checks, "one => one.scrollWidth <= one.clientWidth")
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_what_holds_nearly_everything_is_no_level_of_a_chart(show: Opener, width: int):
+    layers = nn.Sequential(*(nn.Sequential(nn.Linear(9, 9), nn.Linear(9, 9)) for _ in range(6)))
+    page = show(
+        surgery.audit(nn.ModuleDict({"encoder": nn.ModuleDict({"layers": layers})})), width=width
+    )
+    # Three that hold all, six layers, and the two parts of each.
+    assert page.locator("#plot-model .slice").count() == 3 + 6 + 12
+
+
+def test_what_would_be_specks_on_a_phone_is_left_for_a_tap(show: Opener):
+    layers = nn.Sequential(*(nn.Sequential(nn.Linear(9, 9), nn.Linear(9, 9)) for _ in range(32)))
+    page = show(surgery.audit(nn.ModuleDict({"layers": layers})), width=390)
+    assert page.locator("#plot-model .slice").count() == 2 + 32
+    page.locator("button.zoom", has_text="31").dispatch_event("click")
+    assert page.locator("#plot-model .slice").count() == 3
 
 
 def test_the_search_stays_in_sight(show: Opener):

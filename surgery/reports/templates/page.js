@@ -20,18 +20,31 @@
 
   const style = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 
-  const deepest = () => (innerWidth < 640 ? 3 : 4);
+  const narrow = () => innerWidth < 640;
+  const deepest = () => (narrow() ? 3 : 4);
   const most = 600;
 
   // What plotly gets: the part that is zoomed to and the largest below it, as deep as can be read.
   // It slows down with the number of parts, drawn or not, and a model may have thousands.
   function visible(chart) {
     const top = chart.places.get(level) ?? 0;
-    const found = [{ place: top, depth: 0 }];
+    let found = [{ place: top, depth: 0, holds: false }];
     for (let next = 0; next < found.length; next += 1) {
-      const { place, depth } = found[next];
-      if (depth + 1 >= deepest()) continue;
-      for (const below of chart.children[place]) found.push({ place: below, depth: depth + 1 });
+      const part = found[next];
+      for (const below of chart.children[part.place]) {
+        // At the top, a part that is nearly all of what holds it is no level that shows anything.
+        const all = !part.depth && chart.sizes[below] > 0.9 * chart.sizes[part.place];
+        const depth = part.depth + (all ? 0 : 1);
+        if (depth >= deepest()) continue;
+        found.push({ place: below, depth, holds: false });
+        part.holds = true;
+      }
+    }
+    // What would be specks on a phone is left for a tap.
+    const last = Math.max(...found.map(({ depth }) => depth));
+    if (narrow() && last > 1 && found.length > 80) {
+      found = found.filter(({ depth }) => depth < last);
+      for (const part of found) part.holds &&= part.depth < last - 1;
     }
     // A part is as large as anything below it and comes before it: none is kept without what
     // holds it.
@@ -54,11 +67,10 @@
     const [surface, ink, mark, line, muted] =
       ["--surface", "--ink", "--mark", "--line", "--muted"].map(style);
     const lit = matching(chart);
-    const paint = ({ place, depth }) => {
+    const paint = ({ place, holds }) => {
       const [fill, on] = read(chart.shades[place]);
       if (lit !== null && !lit.has(place)) return [line, muted];
       // What holds others that are drawn within it stands back.
-      const holds = chart.children[place].length && depth + 1 < deepest();
       return holds ? [mixed(surface, fill, 0.22), ink] : [fill, on];
     };
     const marks = shown.map(({ place }) => chart.marks[place]);
@@ -98,7 +110,7 @@
     const trace = {
       type: "treemap",
       ids: shown.map(({ place }) => String(place)),
-      parents: shown.map(({ place, depth }) => (depth ? String(chart.parents[place]) : "")),
+      parents: shown.map(({ place }, rank) => (rank ? String(chart.parents[place]) : "")),
       labels: shown.map(({ place }) =>
         (chart.marks[place].includes("head") ? "◆ " : "") + chart.labels[place]),
       values: of("sizes"),
@@ -156,6 +168,13 @@
     const chart = charts.find((each) => each.places.has(level)) ?? charts[0];
     const way = [];
     for (let place = chart.places.get(level) ?? 0; place >= 0; place = chart.parents[place]) way.unshift(place);
+    if (way.length === 1) {
+      const hint = matchMedia("(pointer: coarse)").matches ? "Tap" : "Click";
+      trail.append(Object.assign(document.createElement("span"), {
+        className: "hint", textContent: `${hint} a part to see what is in it`,
+      }));
+      return;
+    }
     way.forEach((place, step) => {
       if (step) trail.append(Object.assign(document.createElement("i"), { textContent: "›" }));
       const button = document.createElement("button");
@@ -177,7 +196,7 @@
 
   // A tree folds: a row with rows below it has a button, and what lies deep is folded at first.
   function fold() {
-    const crowded = rows.filter((each) => each.tree).length > 60;
+    const crowded = rows.filter((each) => each.tree).length > 40;
     rows.forEach((each, place) => {
       const next = rows[place + 1];
       const parent = each.tree && next?.tree && next.level > each.level &&
