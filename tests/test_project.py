@@ -388,6 +388,16 @@ def test_the_rule_catches(rule: Rule, bad: Source):
     assert list(rule(bad))
 
 
+def test_every_package_is_distributed():
+    told = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["setuptools"]
+    found = {
+        path.parent.relative_to(root).as_posix().replace("/", ".")
+        for root, folder in ((ROOT, "surgery"), (ROOT / "plugins", "surgery_plugins"))
+        for path in (root / folder).rglob("__init__.py")
+    }
+    assert set(told["packages"]) == found
+
+
 def test_the_door_offers_what_it_lists():
     assert list(surgery.__all__) == sorted(set(surgery._DOOR))
     assert sorted([*surgery.__all__, *surgery._ROOMS]) == dir(surgery)
