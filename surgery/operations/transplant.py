@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any, Literal, TypeAlias
 
 import torch
@@ -20,12 +21,14 @@ from surgery.operations.arrivals import (
     check_writable,
     lossy,
 )
+from surgery.operations.by_graph import aligned
 from surgery.operations.differences import Difference
 from surgery.operations.donors import Donor, check_live, donor_of
 from surgery.operations.freezing import steps_to_freeze
 from surgery.operations.plan import Outcome, Plan, Step
 from surgery.operations.routes import Routes, compare, routes_of
 from surgery.operations.size import count_parameters, growth
+from surgery.weights.match import check_share
 from surgery.weights.policies import resolve
 from surgery.weights.verdicts import Policy
 
@@ -39,11 +42,13 @@ def transplant(
     recipient: nn.Module,
     mapping: Mapping[str, str] | None = None,
     *,
-    match: Literal["address"] = "address",
+    match: Literal["address", "graph"] = "address",
     how: How = "copy",
     freeze: bool = False,
     on_mismatch: Policy | Mapping[str, Policy] = "error",
-    differences: Literal["refuse", "allow"] = "refuse",
+    differences: Literal["refuse", "allow", "set"] = "refuse",
+    min_coverage: float = 0.5,
+    example: Any = None,
     dry_run: bool = False,
     registry: Registry | None = None,
 ) -> Outcome:
@@ -60,7 +65,10 @@ def transplant(
             the recipient. ``*`` stands for one part of an address, ``**`` for any number of
             parts; what they stand for fills the wildcards on the other side. Left out, all
             tensors go whose address both have.
-        match: how layers find each other; ``"address"`` is all there is yet.
+        match: how layers find each other: by ``"address"``, or by ``"graph"``: both models are
+            recorded, and a layer goes where the recipient's does the same, whatever either calls
+            it, however either packs it. Then both run on stand-ins on one random input, and
+            nothing is brought over unless the outputs are equal within rounding.
         how: ``"copy"``: the recipient's own tensors get the values. They stay the same objects
             with their dtype, device and ``requires_grad``, so that ties and optimizers hold.
             ``"share"``: the donor's tensors themselves are put in as well, and training either
@@ -75,8 +83,14 @@ def transplant(
             patterns of the recipient's addresses to these.
         differences: ``"refuse"`` where layers differ in class or an attribute, or one has a
             tensor or layer that the other lacks; ``"allow"`` lists that in the plan's notes.
+            By graph, what matters is what comes out: ``"set"`` gives the recipient's layers the
+            donor's settings (eps, stride ...) where they are attributes.
+        min_coverage: by graph, the share of tensors, 0 to 1, that must belong somewhere, on the
+            donor's side or on the recipient's.
+        example: by graph, the arguments of one forward pass of both; the family's, if left out.
         dry_run: return the plan in an outcome, and touch nothing.
-        registry: plugins whose readers know further formats of checkpoints.
+        registry: plugins whose readers know further formats of checkpoints, and whose families
+            know examples.
 
     Returns:
         The outcome: ``model`` is the recipient; ``undo()`` restores both models.
@@ -85,7 +99,8 @@ def transplant(
         ArgumentError: a wrong argument.
         AddressError: an address or a pattern that fits nothing, with the closest addresses.
         PlanError: shapes or layers differ, a tied tensor would get two different ones, or there
-            are no values to copy. Nothing was touched.
+            are no values to copy. By graph: the outputs differ. Nothing was touched.
+        CoverageError: by graph, too little of the two is the same.
         WeightsError: the checkpoint cannot be read.
         WrappedModelError: the recipient is inside DataParallel, DistributedDataParallel or FSDP.
         VerificationError: a check failed. Everything was undone.
@@ -102,6 +117,7 @@ def transplant(
         ['0.weight', '0.bias']
     """
     _check_arguments(match, how, differences)
+    _check_graph(match, differences, mapping, on_mismatch)
     tree.check_model(recipient)
     tree.check_changeable(recipient)
     given = donor_of(donor, registry)
@@ -109,9 +125,25 @@ def transplant(
         check_live(given, how)
     inner = tree.unwrap(recipient)
     _check_apart(given, inner, mapping, how)
+    check_share(min_coverage)
     policies = resolve(on_mismatch, _tensor_addresses(inner))
 
     def planned() -> Plan:
+        if match == "graph":
+            found = aligned(
+                given,
+                inner,
+                example,
+                registry,
+                differences=differences,
+                min_coverage=min_coverage,
+            )
+            arrivals = arrivals_of(found.donor, inner, found.pairs, policies)
+            plan = _plan(
+                found.donor, inner, Routes(found.pairs, (), ()), arrivals, how, "refuse", freeze
+            )
+            notes = (*found.notes, *plan.notes)
+            return replace(plan, steps=(*plan.steps, *found.settings), notes=notes)
         routes = routes_of(given, inner, mapping)
         arrivals = arrivals_of(given, inner, routes.tensors, policies)
         return _plan(given, inner, routes, arrivals, how, differences, freeze)
@@ -123,9 +155,9 @@ def transplant(
 
 def _check_arguments(match: object, how: object, differences: object) -> None:
     choices = (
-        ("match", match, ("address",)),
+        ("match", match, ("address", "graph")),
         ("how", how, ("copy", "share", "move")),
-        ("differences", differences, ("refuse", "allow")),
+        ("differences", differences, ("refuse", "allow", "set")),
     )
     for name, value, known in choices:
         if value not in known:
@@ -136,6 +168,31 @@ def _check_arguments(match: object, how: object, differences: object) -> None:
                 found=repr(value),
                 fix=f"surgery.transplant(donor, recipient, {name}={known[0]!r})",
             )
+
+
+def _check_graph(match: str, differences: str, mapping: object, on_mismatch: object) -> None:
+    """Refuse arguments of the one way of matching with the other."""
+    wrong = None
+    if match == "address" and differences == "set":
+        wrong = "differences='set'", "settings are taken over by graph only", "match='graph'"
+    elif match == "graph" and differences == "allow":
+        why = "what was brought over by graph is proven, and a proof allows no differences"
+        wrong = "differences='allow'", why, "differences='set'"
+    elif match == "graph" and mapping is not None:
+        wrong = "mapping", "by graph the models themselves say what goes where", "mapping=None"
+    elif match == "graph" and on_mismatch != "error":
+        why = "tensors of different shapes have no place in common by graph"
+        wrong = "on_mismatch", why, "min_coverage=0.3 to leave them out"
+    if wrong is not None:
+        raise ArgumentError(
+            wrong[1],
+            where=f"match={match!r}, {wrong[0]}",
+            expected=wrong[2],
+            found=wrong[0],
+            fix=f"surgery.transplant(donor, recipient, match='graph', {wrong[2]})"
+            if not wrong[2].startswith("m")
+            else f"surgery.transplant(donor, recipient, {wrong[2]})",
+        )
 
 
 def _check_apart(donor: Donor, recipient: nn.Module, mapping: object, how: How) -> None:

@@ -116,7 +116,7 @@ def match(
         >>> dict(matching.pairs)
         {'weight': 'module.weight', 'bias': 'module.bias'}
     """
-    _check_share(min_coverage)
+    check_share(min_coverage)
     policy = resolve(on_mismatch, model)
     entries, origin = _with_mentioned(source)
     names = renamed(entries, rename)
@@ -275,7 +275,12 @@ def _collision(place: str, first: str, second: str) -> PlanError:
     )
 
 
-def _check_share(min_coverage: object) -> None:
+def check_share(min_coverage: object) -> None:
+    """Refuse what is no share of tensors.
+
+    Raises:
+        ArgumentError: no number from 0 to 1.
+    """
     if (
         isinstance(min_coverage, bool)
         or not isinstance(min_coverage, int | float)

@@ -1,0 +1,161 @@
+"""Find out which tensor of one model is which of another, from what the two compute."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from surgery import tree
+from surgery.errors import PlanError, RecordError
+from surgery.families.registry import Registry, in_force
+from surgery.graph.align import Alignment, alignments
+from surgery.graph.example import Example
+from surgery.graph.graph import Graph
+from surgery.graph.record import record_graph
+from surgery.graph.reduce import canonical
+from surgery.operations.correspondence import Correspondence, correspondence_of
+from surgery.recording import resolve_example
+
+
+@dataclass(frozen=True, eq=False)
+class Twins:
+    """Two models, each with the arguments of one forward pass, and both passes.
+
+    Attributes:
+        models: donor and recipient, out of their wrappers.
+        examples: the arguments of each; the same tensors in the same order.
+        graphs: what each did with them in eval mode.
+    """
+
+    models: tuple[nn.Module, nn.Module]
+    examples: tuple[Example, Example]
+    graphs: tuple[Graph, Graph]
+
+
+def align(
+    donor: nn.Module,
+    recipient: nn.Module,
+    *,
+    example: Any = None,
+    recipient_example: Any = None,
+    registry: Registry | None = None,
+) -> Correspondence:
+    """Find out which tensor of one model is which of another, whatever they are called.
+
+    Both models are recorded in eval mode on ``meta``, and their graphs are laid one over the
+    other. No name is looked at and nothing is computed. ``surgery.transplant(match="graph")``
+    does the same, brings the values over, and proves by the outputs that they belong there.
+
+    Args:
+        donor: any module.
+        recipient: another implementation of the same architecture, or of one with a part in
+            common.
+        example: the arguments of one forward pass, for both; left out, those of the family of
+            either model, or inferred.
+        recipient_example: the same tensors in the form that the recipient takes, where it takes
+            them in another.
+        registry: the plugins to ask for an example; those installed, if left out.
+
+    Returns:
+        The correspondence: pairs of tensors, what has no counterpart, and in what operations
+        differ. ``rename`` serves ``surgery.load_weights``; ``inverse()`` is the way back.
+
+    Raises:
+        ExampleError: no example could be inferred, or the two take different ones.
+        RecordError: forward raised.
+        PlanError: the graphs have nothing in common.
+
+    Example:
+        >>> import torch, surgery
+        >>> from torch import nn
+        >>> one = nn.Sequential(nn.Conv2d(3, 8, 1), nn.ReLU())
+        >>> class Other(nn.Module):
+        ...     def __init__(self):
+        ...         super().__init__()
+        ...         self.stem = nn.Conv2d(3, 8, 1)
+        ...     def forward(self, x):
+        ...         return torch.relu(self.stem(x))
+        >>> surgery.align(one, Other(), example=torch.zeros(1, 3, 4, 4)).rename
+        {'0.weight': 'stem.weight', '0.bias': 'stem.bias'}
+    """
+    twins = twins_of(donor, recipient, example, recipient_example, registry)
+    return next(correspondences(twins))[0]
+
+
+def twins_of(
+    donor: nn.Module,
+    recipient: nn.Module,
+    example: Any = None,
+    recipient_example: Any = None,
+    registry: Registry | None = None,
+) -> Twins:
+    """Record two models on the same arguments.
+
+    Args:
+        donor: a model.
+        recipient: another.
+        example: arguments for both, or for the donor alone.
+        recipient_example: those of the recipient; None for the same.
+        registry: the plugins to ask for an example.
+
+    Raises:
+        ExampleError: no arguments are known that both take.
+        RecordError: forward raised.
+    """
+    known = in_force(registry)
+    models = tree.unwrap(tree.check_model(donor)), tree.unwrap(tree.check_model(recipient))
+    if example is not None:
+        first = resolve_example(donor, example, registry=known)
+        other = example if recipient_example is None else recipient_example
+        second = resolve_example(recipient, other, registry=known)
+        return _recorded(models, (first, second))
+    failed: RecordError | None = None
+    for model in (donor, recipient):
+        try:
+            found = resolve_example(model, None, registry=known)
+            plain = Example(found.args, found.kwargs)
+            return _recorded(models, (plain, plain))
+        except RecordError as error:
+            failed = failed or error
+    raise failed or RecordError(
+        "the two models take no arguments in common", fix="surgery.align(..., example=tensor)"
+    )
+
+
+def _recorded(models: tuple[nn.Module, nn.Module], examples: tuple[Example, Example]) -> Twins:
+    one, other = (
+        record_graph(model, example, train=False)
+        for model, example in zip(models, examples, strict=True)
+    )
+    return Twins(models, examples, (one, other))
+
+
+def correspondences(twins: Twins) -> Iterator[tuple[Correspondence, Alignment]]:
+    """Every way in which the graphs of two models may lie one over the other, the likeliest first.
+
+    Raises:
+        PlanError: the graphs have nothing in common.
+    """
+    indexes = tree.index(twins.models[0]), tree.index(twins.models[1])
+    titles = tuple(type(model).__name__ for model in twins.models)
+    one, other = map(canonical, twins.graphs)
+    for alignment in alignments(one, other):
+        found = correspondence_of(alignment, (titles[0], titles[1]), indexes)
+        if not found.parts:
+            raise _nothing(found)
+        yield found, alignment
+
+
+def _nothing(found: Correspondence) -> PlanError:
+    shown = [str(each) for each in (*found.donor_only[:3], *found.recipient_only[:3])]
+    return PlanError(
+        "the two models have nothing in common: no tensor of the one stands where one of the "
+        "other does, with its shape",
+        where=f"{found.donor.title}, {found.recipient.title}",
+        expected="two implementations of one architecture",
+        found="\n".join(shown),
+        fix="build the recipient with the donor's depth and width",
+    )

@@ -1,0 +1,213 @@
+"""What goes where between two implementations of one architecture, and the proof that it does."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import nn
+
+from surgery.errors import ArgumentError, CoverageError, PlanError
+from surgery.families.registry import Registry
+from surgery.graph.align import Alignment
+from surgery.graph.distinctions import Distinction, ways
+from surgery.operations.align import Twins, correspondences, twins_of
+from surgery.operations.content import Content
+from surgery.operations.correspondence import Correspondence
+from surgery.operations.donors import Donor, Gift, check_readable
+from surgery.operations.journal import Journal
+from surgery.operations.mapping import Pair
+from surgery.operations.plan import Step
+from surgery.operations.proof import Proof, prove
+from surgery.operations.settings import setting_steps
+from surgery.operations.writes import makers
+
+_SHOWN = 8
+
+
+@dataclass(frozen=True, eq=False)
+class Aligned:
+    """A donor whose tensors are cut and joined as the recipient has them.
+
+    Attributes:
+        donor: the donor, with one gift for each of the recipient's tensors.
+        pairs: the gifts and where they go.
+        settings: steps that give the recipient's layers the donor's settings.
+        proof: what came out of both.
+        notes: what a person should know.
+    """
+
+    donor: Donor
+    pairs: tuple[Pair, ...]
+    settings: tuple[Step, ...]
+    proof: Proof
+    notes: tuple[str, ...]
+
+
+def aligned(
+    donor: Donor,
+    recipient: nn.Module,
+    example: Any,
+    registry: Registry | None,
+    *,
+    differences: str,
+    min_coverage: float,
+) -> Aligned:
+    """Align two models and prove it; nothing is touched.
+
+    Args:
+        donor: a live model.
+        recipient: another.
+        example: arguments for both, or None.
+        registry: the plugins to ask for an example.
+        differences: ``refuse`` or ``set``.
+        min_coverage: the share of tensors, 0 to 1, that must belong somewhere.
+
+    Raises:
+        ArgumentError: the donor is a checkpoint.
+        CoverageError: too little of the two is the same.
+        PlanError: what comes out is not equal.
+    """
+    model = _live(donor)
+    twins = twins_of(model, recipient, example, registry=registry)
+    refused: PlanError | None = None
+    for correspondence, alignment in correspondences(twins):
+        _check_coverage(correspondence, min_coverage)
+        made = _gifts(donor, correspondence)
+        attempt = _Attempt(twins, correspondence, alignment)
+        settings, told = attempt.settings(differences)
+        proof = attempt.prove(settings)
+        if proof is not None and not proof.holds and differences == "set":
+            settings, told = attempt.settings(differences, further=True)
+            proof = attempt.prove(settings)
+        if proof is not None and proof.holds:
+            notes = (*_notes(correspondence, proof), *told)
+            return Aligned(made, _pairs(correspondence), tuple(settings), proof, notes)
+        refused = refused or attempt.refusal(proof, differences)
+    raise refused or PlanError("nothing was aligned", fix="surgery.align(donor, recipient)")
+
+
+def _live(donor: Donor) -> nn.Module:
+    if donor.model is None:
+        raise ArgumentError(
+            "a checkpoint has no graph",
+            where="match='graph'",
+            expected="a live model as the donor",
+            found=donor.title,
+            fix="surgery.load_weights(model, checkpoint) into the model that it was saved from; "
+            "then surgery.transplant(model, recipient, match='graph')",
+        )
+    return donor.model
+
+
+def _check_coverage(found: Correspondence, least: float) -> None:
+    if found.coverage >= least:
+        return
+    left = [*found.donor_only[:4], *found.recipient_only[:4]]
+    raise CoverageError(
+        f"only {found.coverage:.0%} of the tensors have a counterpart",
+        where=f"{found.donor.title}, {found.recipient.title}",
+        expected=f"at least {least:.0%}",
+        found="\n".join(map(str, left)),
+        fix=f"min_coverage={found.coverage:.2f}, or a recipient of the donor's depth and width",
+    )
+
+
+def _gifts(donor: Donor, found: Correspondence) -> Donor:
+    """The donor with one gift for each tensor of the recipient that is filled."""
+    gifts = {}
+    for address, pairs in found.parts.items():
+        sources = [donor.tensors[pair.donor] for pair in pairs if pair.donor]
+        for source in sources:
+            check_readable(source, donor)
+        first = sources[0]
+        straight = len(pairs) == 1 and found.rename.get(first.address) == address
+        if straight:
+            gifts[address] = first
+            continue
+        names = ", ".join(dict.fromkeys(source.address for source in sources))
+        gifts[address] = Gift(
+            names,
+            found.recipient.shapes[address],
+            first.dtype,
+            Content(lambda a=address: _assembled(donor, found, a)),  # type: ignore[misc]
+            None,
+            (names,),
+        )
+    return replace(donor, tensors=gifts)
+
+
+def _assembled(donor: Donor, found: Correspondence, address: str) -> Any:
+    return found.assemble(address, lambda name: donor.tensors[name].content.read())
+
+
+def _pairs(found: Correspondence) -> tuple[Pair, ...]:
+    return tuple(Pair(address, address, False) for address in found.parts)
+
+
+def _notes(found: Correspondence, proof: Proof) -> Iterable[str]:
+    yield f"proven: {proof}"
+    if proof.randomised:
+        yield (
+            f"{proof.randomised} tensors of the donor hold one value throughout, which would hide "
+            "a wrong place: they had random values in the proof"
+        )
+    for side, left in (("donor", found.donor_only), ("recipient", found.recipient_only)):
+        yield from (f"not aligned, of the {side}: {each}" for each in left)
+
+
+@dataclass(frozen=True, eq=False)
+class _Attempt:
+    """One way in which the graphs may lie one over the other."""
+
+    twins: Twins
+    correspondence: Correspondence
+    alignment: Alignment
+
+    def settings(self, differences: str, further: bool = False) -> tuple[list[Step], list[str]]:
+        """The steps that take over the donor's settings, and sentences on what differs."""
+        if differences != "set":
+            return [], []
+        found: list[Distinction] = list(self.correspondence.differences)
+        if further:
+            found += [way for way in dict.fromkeys(ways(self.alignment)) if way.name]
+        steps, stay = setting_steps(self.twins.models[1], found)
+        told = [
+            f"set as in the donor: {step.address} {step.before} -> {step.after}" for step in steps
+        ]
+        return steps, [*told, *(f"differs, and is no attribute to set: {each}" for each in stay)]
+
+    def prove(self, settings: list[Step]) -> Proof | None:
+        """Run both."""
+
+        def prepare(model: nn.Module) -> None:
+            Journal().perform(makers(model, tuple(settings)))
+
+        return prove(self.twins, self.correspondence, self.alignment, prepare)
+
+    def refusal(self, proof: Proof | None, differences: str) -> PlanError:
+        """Why nothing is brought over."""
+        names = [str(each) for each in self.correspondence.differences]
+        names += [text for way in ways(self.alignment) if (text := str(way)) not in names]
+        names = list(dict.fromkeys(names))
+        more = [f"and {len(names) - _SHOWN} more"] if len(names) > _SHOWN else []
+        told = "\n".join([*names[:_SHOWN], *more]) or "operations that look the same"
+        if proof is None:
+            return PlanError(
+                "the two models have no result in common that could be compared",
+                where=", ".join(type(model).__name__ for model in self.twins.models),
+                expected="an output, or a layer in the middle, that both reach by the same way",
+                found=told,
+                fix="surgery.align(donor, recipient) shows what was aligned",
+            )
+        return PlanError(
+            f"with the donor's weights the recipient computes something else: {proof}",
+            where=", ".join(type(model).__name__ for model in self.twins.models),
+            expected="equal outputs within rounding",
+            found=told,
+            fix="surgery.transplant(..., match='graph', differences='set') takes over the donor's "
+            "settings"
+            if differences != "set" and names
+            else "surgery.align(donor, recipient) shows what was aligned",
+        )

@@ -1,0 +1,378 @@
+"""Which tensor of one model is which of another: the value that ``surgery.align`` returns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Container, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import torch
+
+from surgery import tree
+from surgery.errors import AddressError
+from surgery.graph.align import Alignment
+from surgery.graph.canonical import Cell, Slot
+from surgery.graph.distinctions import Distinction, distinctions
+from surgery.graph.pieces import Piece, contiguous
+from surgery.shown import Shown
+
+Read = Callable[[str], torch.Tensor]
+
+
+@dataclass(frozen=True)
+class TensorPair:
+    """Numbers of the donor and the place in the recipient where they belong.
+
+    Attributes:
+        donor: the address of the donor's tensor; empty where the donor has none and zeros belong.
+        recipient: the address of the recipient's tensor.
+        theirs: which of the donor's numbers.
+        ours: which of the recipient's.
+        role: what they are for: ``product weight``, ``norm mean``, ``buffer``.
+    """
+
+    donor: str
+    recipient: str
+    theirs: Piece
+    ours: Piece
+    role: str
+
+
+@dataclass(frozen=True)
+class Leftover:
+    """A tensor that has no counterpart, and why."""
+
+    address: str
+    shape: tuple[int, ...]
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.address} {self.shape}: {self.reason}"
+
+
+@dataclass(frozen=True)
+class Form:
+    """What must be known of a model's tensors to convert between two: addresses and shapes.
+
+    Attributes:
+        title: what to call the model.
+        shapes: of every parameter and buffer, by first address.
+        aliases: every address, to the first.
+        constants: buffers that are tables, and no state of an operation.
+    """
+
+    title: str
+    shapes: Mapping[str, tuple[int, ...]]
+    aliases: Mapping[str, str]
+    constants: tuple[str, ...]
+
+
+@dataclass(frozen=True, repr=False)
+class Correspondence(Shown):
+    """Which tensor of a donor is which of a recipient, from their graphs alone.
+
+    Attributes:
+        donor: the donor's tensors.
+        recipient: the recipient's.
+        pairs: what belongs where.
+        donor_only: tensors of the donor that have no place in the recipient.
+        recipient_only: tensors of the recipient for which the donor has nothing.
+        differences: in what aligned operations differ besides.
+        ambiguous: how many groups of operations only the order of execution told apart.
+        complete: whether all operations of both were aligned.
+    """
+
+    donor: Form
+    recipient: Form
+    pairs: tuple[TensorPair, ...]
+    donor_only: tuple[Leftover, ...]
+    recipient_only: tuple[Leftover, ...]
+    differences: tuple[Distinction, ...] = ()
+    ambiguous: int = 0
+    complete: bool = True
+
+    def __repr__(self) -> str:
+        return f"<Correspondence of {len(self.filled)} tensors, {self.coverage:.0%}>"
+
+    @cached_property
+    def parts(self) -> Mapping[str, tuple[TensorPair, ...]]:
+        """The pairs of each of the recipient's tensors that they fill, by its address."""
+        found: dict[str, list[TensorPair]] = {}
+        for pair in self.pairs:
+            found.setdefault(pair.recipient, []).append(pair)
+        return {
+            address: tuple(pairs)
+            for address, pairs in found.items()
+            if sum(pair.ours.numel for pair in pairs) == _numel(self.recipient.shapes[address])
+        }
+
+    @property
+    def filled(self) -> tuple[str, ...]:
+        """The recipient's tensors that get all their values, by first address."""
+        return tuple(self.parts)
+
+    @property
+    def coverage(self) -> float:
+        """The share of tensors that belong somewhere: the better of both sides, 0 to 1."""
+        used = {pair.donor for pairs in self.parts.values() for pair in pairs if pair.donor}
+        shares = [
+            len(done) / max(len(form.shapes) - len(form.constants), 1)
+            for done, form in ((used, self.donor), (set(self.parts), self.recipient))
+        ]
+        return min(max(shares), 1.0)
+
+    @property
+    def rename(self) -> dict[str, str | None]:
+        """For ``load_weights``: the recipient's name for every tensor of the donor.
+
+        None for those that do not go along, or not as they are: packed, cut or reshaped ones are
+        what ``convert`` is for.
+        """
+        names: dict[str, str | None] = {}
+        straight = {
+            pairs[0].donor: address
+            for address, pairs in self.parts.items()
+            if len(pairs) == 1 and self._is_straight(pairs[0])
+        }
+        for address, first in self.donor.aliases.items():
+            names[address] = straight.get(first)
+        return names
+
+    def _is_straight(self, pair: TensorPair) -> bool:
+        if not pair.donor:
+            return False
+        theirs, ours = self.donor.shapes[pair.donor], self.recipient.shapes[pair.recipient]
+        return theirs == ours and pair.theirs.is_whole(theirs) and pair.ours.is_whole(ours)
+
+    def convert(self, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """A checkpoint of the donor in the recipient's names and shapes.
+
+        Args:
+            tensors: the donor's tensors by name, as ``state_dict`` gives them.
+
+        Returns:
+            The recipient's tensors by name, those that the donor fills; packed, cut and reshaped
+            as the recipient has them.
+
+        Raises:
+            AddressError: a tensor is missing.
+        """
+        firsts = {self.donor.aliases.get(name, name): value for name, value in tensors.items()}
+
+        def read(address: str) -> torch.Tensor:
+            if address not in firsts:
+                raise AddressError(
+                    "the checkpoint lacks a tensor that belongs into the recipient",
+                    where=address,
+                    expected=f"all tensors of {self.donor.title}",
+                    found=f"{len(tensors)} tensors",
+                    fix="correspondence.convert(donor.state_dict())",
+                )
+            return firsts[address].detach()
+
+        return {
+            address: self.assemble(address, read)
+            for address, pairs in self.parts.items()
+            if all(not pair.donor or pair.donor in firsts or not _idle(pair) for pair in pairs)
+        }
+
+    def assemble(self, address: str, read: Read) -> torch.Tensor:
+        """The values of one of the recipient's tensors.
+
+        Args:
+            address: its first address.
+            read: gives the donor's tensors by first address.
+
+        Returns:
+            The donor's tensor itself where it fits as it is, else a new one.
+        """
+        pairs, shape = self.parts[address], self.recipient.shapes[address]
+        if len(pairs) == 1 and self._is_straight(pairs[0]):
+            return read(pairs[0].donor)
+        sources = [read(pair.donor) if pair.donor else None for pair in pairs]
+        some = next(source for source in sources if source is not None)
+        made = torch.zeros(shape, dtype=some.dtype, device=some.device)
+        with torch.no_grad():
+            for pair, source in zip(pairs, sources, strict=True):
+                if source is not None:
+                    place = pair.ours.of(made)
+                    place.copy_(pair.theirs.of(source.contiguous()).reshape(place.shape))
+        return made
+
+    def inverse(self) -> Correspondence:
+        """The same from the recipient to the donor."""
+        back = tuple(
+            TensorPair(p.recipient, p.donor, p.ours, p.theirs, p.role)
+            for p in self.pairs
+            if p.donor
+        )
+        named = {pair.recipient for pair in back}
+        return replace(
+            self,
+            donor=self.recipient,
+            recipient=self.donor,
+            pairs=back,
+            donor_only=(
+                *self.recipient_only,
+                *(
+                    Leftover(p.recipient, p.ours.shape, "the recipient has zeros in its place")
+                    for p in self.pairs
+                    if not p.donor
+                ),
+            ),
+            recipient_only=tuple(each for each in self.donor_only if each.address not in named),
+            differences=tuple(
+                Distinction(d.recipient, d.donor, d.operation, d.name, d.ours, d.theirs)
+                for d in self.differences
+            ),
+        )
+
+
+def form_of(title: str, index: tree.Index, state: frozenset[str]) -> Form:
+    """What a correspondence keeps of a model.
+
+    Args:
+        title: what to call it.
+        index: its tensors.
+        state: addresses of buffers that belong to operations.
+    """
+    entries = list(index.of_kind("parameter", "buffer"))
+    return Form(
+        title,
+        {entry.address: tuple(entry.tensor.shape) for entry in entries},
+        {address: entry.address for entry in entries for address in entry.addresses},
+        tuple(e.address for e in entries if e.kind == "buffer" and e.address not in state),
+    )
+
+
+def correspondence_of(
+    alignment: Alignment, titles: tuple[str, str], indexes: tuple[tree.Index, tree.Index]
+) -> Correspondence:
+    """Say of an alignment of graphs which tensors it pairs.
+
+    Args:
+        alignment: of the donor's graph and the recipient's.
+        titles: what to call the models.
+        indexes: their tensors.
+    """
+    found = _Pairing(alignment)
+    beside = list(_beside(found.norms, indexes))
+    state = [
+        frozenset(tensors) | {pair.donor if place == 0 else pair.recipient for pair in beside}
+        for place, tensors in enumerate((alignment.one.tensors, alignment.other.tensors))
+    ]
+    forms = [
+        form_of(title, index, held)
+        for title, index, held in zip(titles, indexes, state, strict=True)
+    ]
+    draft = Correspondence(
+        forms[0],
+        forms[1],
+        (*found.pairs, *beside),
+        (),
+        (),
+        tuple(dict.fromkeys(distinctions(alignment))),
+        len(alignment.open),
+        alignment.complete,
+    )
+    used = {pair.donor for pairs in draft.parts.values() for pair in pairs}
+    return replace(
+        draft,
+        donor_only=tuple(_leftovers(forms[0], used, found.reasons[0], state[0])),
+        recipient_only=tuple(_leftovers(forms[1], draft.parts, found.reasons[1], state[1])),
+    )
+
+
+class _Pairing:
+    """The tensors of aligned cells, slot by slot."""
+
+    def __init__(self, alignment: Alignment) -> None:
+        self.pairs: list[TensorPair] = []
+        self.norms: list[tuple[str, str]] = []
+        self.reasons: tuple[dict[str, str], dict[str, str]] = ({}, {})
+        self.given: dict[Piece, Piece] = {}
+        for a, b in alignment.pairs:
+            self.add(alignment.one.cells[a], alignment.other.cells[b])
+
+    def add(self, donor: Cell, recipient: Cell) -> None:
+        """Pair the slots of two cells."""
+        theirs = {slot.role: slot for slot in donor.slots}
+        for ours in recipient.slots:
+            slot = theirs.pop(ours.role, None)
+            if slot is not None and slot.shape != ours.shape:
+                self.mismatch(slot, ours)
+            elif slot is not None:
+                self.pair(slot.piece, ours.piece, f"{recipient.kind} {ours.role}")
+                if ours.role == "mean":
+                    self.norms.append((slot.piece.address, ours.piece.address))
+            elif ours.role.startswith("bias") and ours.piece.address:
+                zeros = Piece("", ours.piece.shape, contiguous(ours.piece.shape))
+                self.pair(zeros, ours.piece, f"{recipient.kind} {ours.role}")
+            else:
+                self.reasons[1][ours.piece.address] = "the donor's operation has none"
+        for slot in theirs.values():
+            self.reasons[0][slot.piece.address] = "the recipient's operation has none"
+
+    def mismatch(self, theirs: Slot, ours: Slot) -> None:
+        """Two tensors in one place, of different shapes."""
+        self.reasons[0][theirs.piece.address] = f"{ours.piece.address} is {ours.shape}"
+        self.reasons[1][ours.piece.address] = f"{theirs.piece.address} is {theirs.shape}"
+
+    def pair(self, theirs: Piece, ours: Piece, role: str) -> None:
+        """Numbers and their place, each place once."""
+        if not ours.address:
+            if theirs.address:
+                self.reasons[0][theirs.address] = "the recipient has zeros in its place"
+            return
+        known = self.given.setdefault(ours, theirs)
+        if known is theirs:
+            self.pairs.append(TensorPair(theirs.address, ours.address, theirs, ours, role))
+        elif known != theirs:
+            reason = f"{known.address} and {theirs.address} both belong there: it is shared"
+            self.reasons[1][ours.address] = reason
+            self.pairs = [pair for pair in self.pairs if pair.recipient != ours.address]
+
+
+def _beside(
+    norms: list[tuple[str, str]], indexes: tuple[tree.Index, tree.Index]
+) -> Iterator[TensorPair]:
+    """Buffers that stand beside the statistics of a normalisation: they go along."""
+    here = {a: e for e in indexes[1].of_kind("buffer") for a in e.addresses}
+    there = {a: e for e in indexes[0].of_kind("buffer") for a in e.addresses}
+    inside: dict[str, list[str]] = {}
+    for address in here:
+        inside.setdefault(tree.split(address)[0], []).append(address)
+    stated = {address for pair in norms for address in pair}
+    for donor, recipient in dict.fromkeys(norms):
+        for address in inside.get(tree.split(recipient)[0], ()):
+            twin = tree.join(tree.split(donor)[0], tree.split(address)[1])
+            mine = here[address].tensor
+            if address in stated or twin not in there or mine.is_floating_point():
+                continue
+            shape = tuple(mine.shape)
+            if tuple(there[twin].tensor.shape) == shape:
+                theirs, ours = (Piece(a, shape, contiguous(shape)) for a in (twin, address))
+                yield TensorPair(twin, address, theirs, ours, "buffer")
+
+
+def _leftovers(
+    form: Form, used: Container[str], reasons: Mapping[str, str], state: frozenset[str]
+) -> Iterator[Leftover]:
+    for address, shape in form.shapes.items():
+        if address in form.constants or address in used:
+            continue
+        reason = "takes no part in the forward pass"
+        if address in state:
+            reason = "no operation of the other model stands in its place"
+        yield Leftover(address, shape, reasons.get(address, reason))
+
+
+def _idle(pair: TensorPair) -> bool:
+    return pair.role == "buffer"
+
+
+def _numel(shape: tuple[int, ...]) -> int:
+    count = 1
+    for size in shape:
+        count *= size
+    return count
