@@ -192,7 +192,9 @@ def _ordered(net: _Net) -> list[list[int]]:
         rows[net.layers[vertex]].append(vertex)
     for row in rows:
         row.sort(key=lambda vertex: (found[vertex][0], vertex))
-    return rows
+    # A mirror crosses the same lines: what comes first stands left, where people start to read.
+    forward = sum((one < other) - (one > other) for row in rows for one, other in pairwise(row))
+    return rows if forward >= 0 else [row[::-1] for row in rows]
 
 
 def _across(

@@ -210,9 +210,14 @@ class _Page:
                 continue
             specs = dict.fromkeys(spec for edge in edges for spec in edge.specs)
             deeper = 2 * _STACK if block.repeats > 1 else 0.0
-            _text(
-                self.drawing, "shape", words.shapes(specs), box.centre + 8, box.bottom + 15 + deeper
+            x, y = box.centre + 8, box.bottom + 15 + deeper
+            framed = any(
+                frame is not None and frame.x < x < frame.right and frame.y < y < frame.bottom
+                for frame in self.layout.frames
             )
+            # What passes behind the words is hidden by an edge in the colour of the ground.
+            kind = "shape framed" if framed else "shape"
+            _text(self.drawing, kind, words.shapes(specs), x, y)
 
     def _block(self, block: Block, box: Rectangle, around: str) -> None:
         sort = words.sort_of(block)
@@ -258,7 +263,7 @@ class _Page:
         if size:
             _text(element, "size", size, box.right - 12, box.y + 38)
         if badge:
-            _badge(element, badge, box.right - 10, box.y + 8)
+            _badge(element, badge, box.right - 10, box.y + 11)
 
     @property
     def _framed(self) -> frozenset[str]:

@@ -81,10 +81,10 @@ def labelled(image: torch.Tensor, text: str) -> torch.Tensor:
 
     # The default font has no more letters than these.
     plain = text.encode("ascii", "backslashreplace").decode()
-    font = ImageFont.load_default()
+    font = ImageFont.load_default(13)
     width = max(image.shape[2], math.ceil(font.getlength(plain)) + 8)
     strip = Image.new("RGB", (width, _STRIP), "white")
-    ImageDraw.Draw(strip).text((4, 5), plain, fill="black", font=font)
+    ImageDraw.Draw(strip).text((4, 3), plain, fill="black", font=font)
     values = torch.frombuffer(bytearray(strip.tobytes()), dtype=torch.uint8)
     above = values.view(_STRIP, width, 3).permute(2, 0, 1).float() / 255
     return torch.cat([above, _widened(image, width)], 1)

@@ -18,10 +18,12 @@ _WORDS = {
     "_scaled_dot_product_flash_attention_for_cpu": "attention",
     "_softmax": "softmax",
     "_to_copy": "cast",
+    "_unsafe_index": "index",
     "_unsafe_view": "reshape",
     "addmm": "linear",
     "bmm": "matrix product",
     "cat": "concatenate",
+    "constant_pad_nd": "pad",
     "convolution": "convolution",
     "max_pool2d_with_indices": "max pool",
     "mean": "mean",
@@ -163,13 +165,17 @@ def series(first: str, last: str) -> str:
 
 
 def shortened(text: str, most: int) -> str:
-    """A text of no more characters than these, its end kept whole.
+    """A text of no more characters than these, its end kept whole; cut at a dot, where one is near.
 
     Example:
-        >>> shortened("backbone.body.layer4", 10)
-        '…dy.layer4'
+        >>> shortened("backbone.body.layer4", 10), shortened("backbone.layer4_12", 10)
+        ('…layer4', '…layer4_12')
     """
-    return text if len(text) <= most else "…" + text[len(text) - most + 1 :]
+    if len(text) <= most:
+        return text
+    end = text[len(text) - most + 1 :]
+    _, _, whole = end.partition(".")
+    return "…" + (whole if 2 * len(whole) >= most else end)
 
 
 def legible(text: str) -> str:

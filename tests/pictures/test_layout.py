@@ -91,3 +91,16 @@ def test_the_same_graph_gives_the_same_layout_and_draws_no_random_number(graph: 
 
 def test_nothing_is_laid_out_as_nothing():
     assert arrange([], []) == Layout((), (), (), 0.0, 0.0)
+
+
+def test_what_comes_first_stands_left():
+    # The order that crosses the fewest lines may come out either way around.
+    for edges in ([(0, 4), (1, 2), (3, 4)], [(0, 5), (1, 2), (1, 3), (1, 5), (3, 4)]):
+        count = 1 + max(target for _, target in edges)
+        boxes = arrange([(80, 20)] * count, edges).boxes
+        rows: dict[float, list[float]] = {}
+        for box in boxes:
+            rows.setdefault(box.y, []).append(box.x)
+        ahead = sum(a < b for row in rows.values() for a, b in pairwise(row))
+        behind = sum(a > b for row in rows.values() for a, b in pairwise(row))
+        assert ahead >= behind
