@@ -160,7 +160,7 @@ def check_order(optimizer: Optimizer, operated: Operated, lists: Lists, index: t
         ArgumentError: an earlier operation was not followed.
     """
     for other, memory in memories_of(optimizer):
-        if other is not operated and is_undone(other):
+        if is_undone(other) and _is_in_the_way(other, operated):
             raise UndoError(
                 f"{memory.title} was undone, and the optimizer has not heard of it",
                 where=memory.title,
@@ -169,9 +169,10 @@ def check_order(optimizer: Optimizer, operated: Operated, lists: Lists, index: t
                 fix="surgery.follow(optimizer, outcome) with that outcome first",
             )
     lost = {id(each) for tensors in lists.tensors for each in tensors} - index.tensors.keys()
+    known = {id(operated), *(id(each.operated) for each in operated.also)}
     for entry in history.standing() if lost else ():
         keeper = entry.keeper()
-        if keeper is operated or keeper is None or memory_of(optimizer, keeper) is not None:
+        if keeper is None or id(keeper) in known or memory_of(optimizer, keeper) is not None:
             continue
         if not lost.isdisjoint(map(id, keeper.old.values())):
             raise ArgumentError(
@@ -181,3 +182,10 @@ def check_order(optimizer: Optimizer, operated: Operated, lists: Lists, index: t
                 found="an earlier operation that was left out",
                 fix="surgery.follow(optimizer, outcome) with its outcome first",
             )
+
+
+def _is_in_the_way(other: Operated, operated: Operated) -> bool:
+    """Whether an undone operation is to be followed back first: any, or the later of two."""
+    if other is operated or other.entry is None or operated.entry is None:
+        return False
+    return not is_undone(operated) or other.entry.serial > operated.entry.serial

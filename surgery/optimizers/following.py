@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -102,7 +103,8 @@ def follow(
     back = is_undone(operated)
     remembered = memories.memory_of(optimizer, operated)
     meant = _meant(outcome, now, remembered, back)
-    index = tree.index(meant.model)
+    model = remembered.model() if remembered is not None else None
+    index = tree.index(meant.model if model is None else model)
     check_order(optimizer, operated, now, index)
     exchange = remembered.exchange if remembered is not None else exchange_of(meant)
     exchange = exchange.back() if back else _really(exchange, index)
@@ -122,7 +124,8 @@ def _meant(outcome: Outcome, now: Lists, remembered: Memory | None, back: bool) 
         return outcome
     where = now.where()
     for each in (outcome, *outcome.operated.also):
-        held = tree.index(each.model).tensors.keys() | {id(tensor) for tensor in each.old.values()}
+        own = tree.index(each.model).tensors.keys() - {id(tensor) for tensor in each.new.values()}
+        held = own | {id(tensor) for tensor in each.old.values()}
         if not held.isdisjoint(where):
             return each
     return outcome
@@ -168,7 +171,9 @@ class _Following:
         before = [(each, held.get(each)) for each in concerned]
         title = self.outcome.plan.title
         done = follow_on(self.outcome, copies)
-        memory = Memory(title, self.now, self.placing.lists, before, self.exchange, done)
+        model = weakref.ref(self.outcome.model)
+        lists = self.placing.lists
+        memory = Memory(title, self.now, lists, before, self.exchange, model, done)
         try:
             self._change({id(each): each for each in concerned}, states)
             memories.remember(self.optimizer, self.operated, memory)

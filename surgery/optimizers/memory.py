@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, ref
 
 import torch
+from torch import nn
 from torch.optim import Optimizer
 
 from surgery.operations.plan import Outcome
@@ -26,6 +27,7 @@ class Memory:
         after: what they held afterwards.
         states: the state of every parameter that the operation concerned, as it was.
         exchange: what the operation did.
+        model: the optimizer's, which may be another than the operation was called on.
         averages: the same operation on averaged copies; undoing the first undoes all.
     """
 
@@ -34,6 +36,7 @@ class Memory:
     after: Lists
     states: list[tuple[torch.Tensor, dict[str, Any] | None]]
     exchange: Exchange
+    model: ref[nn.Module]
     averages: tuple[Outcome, ...] = field(default=())
 
 

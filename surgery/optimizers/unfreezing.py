@@ -94,15 +94,17 @@ class Unfreezing(Shown):
         trains = [part for phase in self.phases if phase.epoch <= epoch for part in phase.parts]
         rests = [part for phase in self.phases if phase.epoch > epoch for part in phase.parts]
         try:
-            if rests:
-                done.append(freeze(model, rests, except_=trains, registry=registry))
-            if trains:
-                done.append(unfreeze(model, trains, except_=rests, registry=registry))
+            for verb, parts, others in (freeze, rests, trains), (unfreeze, trains, rests):
+                if parts:
+                    outcome = verb(model, parts, except_=others, registry=registry)
+                    done.append(outcome)
+                    if not outcome.plan.steps:
+                        done.pop().undo()
         except BaseException:
             for outcome in reversed(done):
                 outcome.undo()
             raise
-        return tuple(outcome for outcome in done if outcome.plan.steps)
+        return tuple(done)
 
     def _check_parts(self, model: nn.Module) -> None:
         known = {
