@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -47,6 +47,7 @@ def _tolerance(
     help="How far apart values may be: absolute, and relative to A; one number for both.",
 )
 @click.option("--exact-names", is_flag=True, help="Compare tensors of the very same name only.")
+@options.arguments
 @options.json
 @options.html
 @click.pass_context
@@ -57,6 +58,7 @@ def command(
     values: bool | None,
     tolerance: tuple[float, float] | None,
     exact_names: bool,
+    given: dict[str, Any],
     as_json: bool,
     html: Path | None,
 ) -> None:
@@ -67,11 +69,14 @@ def command(
     """
     from surgery.weights.comparison import diff
 
+    if targets.is_path(a) and targets.is_path(b):
+        asked = {"--option": given or None}
+        targets.refuse(b, "a file", "the name of a model", asked)
     if values is None:
         values = targets.is_path(a) and targets.is_path(b)
     found = diff(
-        _source(a, values),
-        _source(b, values),
+        _source(a, values, given),
+        _source(b, values, given),
         values=values,
         tolerance=tolerance,
         exact_names=exact_names,
@@ -82,10 +87,10 @@ def command(
     ctx.exit(0 if found.same else 1)
 
 
-def _source(target: str, values: bool) -> nn.Module | Weights:
+def _source(target: str, values: bool, given: dict[str, Any]) -> nn.Module | Weights:
     if targets.is_path(target):
         return targets.weights_of(target)
-    return targets.model_of(target, values=values)
+    return targets.model_of(target, values=values, options=given)
 
 
 def _called(target: str, origin: str) -> str:

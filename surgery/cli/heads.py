@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -14,6 +15,7 @@ from surgery.cli import options, plugged, show, targets
 @options.example
 @options.num_classes
 @options.built_by
+@options.arguments
 @options.json
 @options.html
 def command(
@@ -21,6 +23,7 @@ def command(
     example: tuple[int, ...] | None,
     num_classes: int | None,
     built_by: str | None,
+    given: dict[str, Any],
     as_json: bool,
     html: Path | None,
 ) -> None:
@@ -28,7 +31,7 @@ def command(
 
     One forward pass is recorded on the meta device: nothing is computed, no weight is needed.
     """
-    model = targets.model_of(target, built_by=built_by, num_classes=num_classes)
+    model = targets.model_of(target, built_by=built_by, num_classes=num_classes, options=given)
     from surgery.heads import find_heads
 
     found = find_heads(model, targets.tensor_of(example), registry=plugged.registry())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -14,6 +15,7 @@ from surgery.cli import options, plugged, show, targets
 @click.option("--inside", metavar="ENTRY", help="Which entry of a training checkpoint.")
 @options.example
 @options.num_classes
+@options.arguments
 @options.json
 @options.html
 def command(
@@ -21,6 +23,7 @@ def command(
     inside: str | None,
     example: tuple[int, ...] | None,
     num_classes: int | None,
+    given: dict[str, Any],
     as_json: bool,
     html: Path | None,
 ) -> None:
@@ -33,12 +36,12 @@ def command(
     if targets.is_path(target):
         from surgery.weights.contents import contents
 
-        given = {"--example": example, "--num-classes": num_classes}
-        targets.refuse(target, "a file", "the name of a model", given)
+        asked = {"--example": example, "--num-classes": num_classes, "--option": given or None}
+        targets.refuse(target, "a file", "the name of a model", asked)
         show.show(contents(target, inside=inside, registry=plugged.registry()), as_json, html)
         return
     targets.refuse(target, "a model", "a training checkpoint", {"--inside": inside})
-    model = targets.model_of(target, num_classes=num_classes)
+    model = targets.model_of(target, num_classes=num_classes, options=given)
     from surgery.operations.inspection import inspect_model
 
     tensor = targets.tensor_of(example)

@@ -62,7 +62,7 @@ def command(
 
 def _renames(texts: tuple[str, ...]) -> Any:
     """Names by keys; or rules, where some are for all keys with a beginning."""
-    pairs = [running.pair(text, "--rename") for text in texts]
+    pairs = [options.pair(text, "--rename") for text in texts]
     if not any(old.endswith(".*") for old, _ in pairs):
         return dict(pairs)
     rules = []

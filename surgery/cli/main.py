@@ -20,7 +20,7 @@ from typing import Any, TextIO
 
 import click
 
-from surgery.cli import complaints, plugged
+from surgery.cli import complaints, plugged, wording
 from surgery.cli.options import debug
 from surgery.errors import SurgeryError
 
@@ -91,7 +91,11 @@ class Commands(click.Group):
                     formatter.write_dl(rows)
 
     def invoke(self, ctx: click.Context) -> None:
-        """Call the command; what it returns is no exit status, ``ctx.exit(1)`` is."""
+        """Call the command; what it returns is no exit status, ``ctx.exit(1)`` is.
+
+        Raises:
+            SurgeryError: what went wrong, in the words of the command.
+        """
         try:
             super().invoke(ctx)
             # Where nobody reads any more this is what finds out, and not the end of the process.
@@ -99,6 +103,11 @@ class Commands(click.Group):
         except BrokenPipeError:
             _write_nowhere()
             ctx.exit(_PIPE)
+        except SurgeryError as error:
+            command = self.get_command(ctx, ctx.invoked_subcommand or "")
+            if command is not None:
+                wording.reword(error, command)
+            raise
 
     def main(
         self,

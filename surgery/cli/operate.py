@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from surgery.cli import options, running
+from surgery.cli import options, plugged, running, targets
 
 if TYPE_CHECKING:
     from surgery.recipes import Step
@@ -61,10 +62,38 @@ def command(
     surgery operate package:name --weights pretrained.pth \\
         --classes cat,dog --freeze all-but-heads -o pets.safetensors
     """  # noqa: D301
-    file = None if weights is None else str(weights)
     steps = _steps(**asked)
-    made = running.made(target, steps, start, writing, weights=file, example=example)
-    running.carry_out(made, writing)
+    more: dict[str, Any] = {"example": example}
+    if weights is not None:
+        number = _fitting(target, weights, start)
+        more |= {"weights": str(weights), "num_classes": number}
+        steps = [kept for step in steps for kept in _keeping(step, number)]
+    running.carry_out(running.made(target, steps, start, writing, **more), writing)
+
+
+def _fitting(target: str, weights: Path, start: running.Start) -> int | None:
+    """How many classes TARGET is built with, so that all of a file finds its place."""
+    from surgery.recipes.fitting import fitting_classes
+
+    targets.find_modules_here()
+    if start.saved_with is not None or targets.is_path(target):
+        return None
+    return fitting_classes(target, str(weights), start.given, plugged.registry())
+
+
+def _keeping(step: Step, number: int | None) -> Iterator[Step]:
+    """A step for a model whose head has this many classes: one that is right already stays."""
+    from surgery.recipes import Step
+
+    names = step.arguments.get("classes")
+    wanted = step.arguments.get("num_classes", len(names or ()))
+    asked = set(step.arguments) - {"classes", "num_classes"}
+    if step.verb != "replace_head" or number is None or wanted != number or asked:
+        yield step
+    elif names is not None:
+        # The classes get names, and every one of them keeps its row.
+        arguments = {"classes": names, "keep": "all", "old_classes": names}
+        yield Step("replace_head", {**step.arguments, **arguments})
 
 
 def _steps(
@@ -148,5 +177,5 @@ def _kept(keep: tuple[str, ...], new: list[str] | None, old: list[str] | None) -
     def one(text: str, names: list[str] | None) -> str | int:
         return int(text) if text.isdecimal() and text not in (names or ()) else text
 
-    pairs = (running.pair(text, "--keep") for text in keep)
+    pairs = (options.pair(text, "--keep") for text in keep)
     return {one(before, new): one(after, old) for before, after in pairs}

@@ -16,6 +16,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from surgery.cli import plugged
+from surgery.errors import RecipeError
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -23,8 +24,9 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 if TYPE_CHECKING:
     _OfSizes = click.ParamType[tuple[int, ...]]
     _OfText = click.ParamType[str]
+    _OfPair = click.ParamType[tuple[str, Any]]
 else:
-    _OfSizes = _OfText = click.ParamType
+    _OfSizes = _OfText = _OfPair = click.ParamType
 
 
 class Shape(_OfSizes):
@@ -60,6 +62,60 @@ class Target(_OfText):
         names = plugged.registry(ctx).catalog_names
         found = [CompletionItem(name) for name in names if name.startswith(incomplete)]
         return [*found, CompletionItem(incomplete, type="file")]
+
+
+class Argument(_OfPair):
+    """A name and a value, ``width=64``: text where it is nothing else that YAML knows."""
+
+    name = "argument"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, Any]:
+        """Both sides of the ``=``, the second as YAML reads it.
+
+        Example:
+            >>> convert = Argument().convert
+            >>> [convert(text, None, None) for text in ("width=64", "act=relu", "bias=false")]
+            [('width', 64), ('act', 'relu'), ('bias', False)]
+        """
+        if isinstance(value, tuple):
+            return value
+        from surgery.recipes.document import parse_yaml
+
+        name, text = pair(value, "--option")
+        try:
+            return name, parse_yaml(text, "--option").value
+        except RecipeError as error:
+            self.fail(f"{text!r} is no YAML: {error.found}; text needs quotes", param, ctx)
+
+
+def pair(text: str, name: str) -> tuple[str, str]:
+    """Both sides of an ``=``.
+
+    Args:
+        text: what was given.
+        name: of the option it was given for.
+
+    Raises:
+        click.UsageError: there is none, or nothing before it.
+    """
+    before, middle, after = text.partition("=")
+    if not before or not middle:
+        raise click.UsageError(f"{name} takes two sides with = between, not {text!r}")
+    return before, after
+
+
+def _arguments(
+    ctx: click.Context, param: click.Parameter, value: tuple[tuple[str, Any], ...]
+) -> dict[str, Any]:
+    """Arguments by name, each once."""
+    found = dict(value)
+    if len(found) < len(value):
+        names = [name for name, _ in value]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise click.BadParameter(f"{twice!r} is given twice", ctx, param)
+    return found
 
 
 def target(function: _F) -> _F:
@@ -106,6 +162,20 @@ def built_by(function: _F) -> _F:
     """``--target NAME``, as ``built_by: str | None``: what makes the model of a checkpoint."""
     said = "What builds the model of a checkpoint, where the file does not say so itself."
     return click.option("--target", "built_by", type=Target(), metavar="NAME", help=said)(function)
+
+
+def arguments(function: _F) -> _F:
+    """``--option NAME=VALUE``, as ``given: dict[str, Any]``."""
+    said = "Further argument for what builds TARGET."
+    return click.option(
+        "--option",
+        "given",
+        type=Argument(),
+        multiple=True,
+        callback=_arguments,
+        metavar="NAME=VALUE",
+        help=said,
+    )(function)
 
 
 def weights(function: _F) -> _F:

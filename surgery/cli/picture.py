@@ -76,6 +76,7 @@ def _numbers(
 @options.example
 @options.num_classes
 @options.built_by
+@options.arguments
 @options.json
 def command(
     target: str,
@@ -86,6 +87,7 @@ def command(
     weights: Path | None,
     num_classes: int | None,
     built_by: str | None,
+    given: dict[str, Any],
     example: tuple[int, ...] | None,
     as_json: bool,
     **asked: Any,
@@ -99,28 +101,31 @@ def command(
     """  # noqa: D301
     if graph is (layer is not None):
         raise click.UsageError("either --graph or --layer ADDRESS: what is to be drawn?")
-    given = {
+    said = {
         name: value for name, value in asked.items() if value is not None and value is not False
     }
-    wrong = sorted(set(given) - ({"depth", "train"} if graph else set(asked) - {"depth", "train"}))
+    wrong = sorted(set(said) - ({"depth", "train"} if graph else set(asked) - {"depth", "train"}))
     if wrong:
         raise click.UsageError(
             f"--{wrong[0]} says nothing about {'a graph' if graph else 'a layer'}"
         )
+    if graph and output.suffix.lower() != ".svg":
+        raise click.UsageError(f"a graph is drawn as SVG, and {output.name!r} ends otherwise")
     _check_free(output, overwrite)
-    after = given.pop("after", None)
-    model = _model(target, weights, num_classes, built_by, values=not graph)
+    after = said.pop("after", None)
+    model = _model(target, weights, num_classes, built_by, given, values=not graph)
     if after is not None:
         origin = target if targets.is_path(after) and not targets.is_path(target) else built_by
-        after = _model(after, None, None, origin if targets.is_path(after) else None, values=True)
+        origin = origin if targets.is_path(after) else None
+        after = _model(after, None, None, origin, given, values=True)
     from surgery.reports.report import Fact, Report
 
     inputs = {"example": targets.tensor_of(example), "registry": plugged.registry()}
     if graph:
-        title, facts, notes = _drawn(model, output, overwrite, {**given, **inputs})
+        title, facts, notes = _drawn(model, output, overwrite, {**said, **inputs})
     else:
-        leaf = given.pop("leaf", None)
-        more = {**given, **inputs, "after": after, "output": leaf}
+        leaf = said.pop("leaf", None)
+        more = {**said, **inputs, "after": after, "output": leaf}
         title, facts, notes = _pictured(model, str(layer), output, overwrite, more)
     written = (Fact("title", "", title, presence="data"), Fact("path", "written", str(output)))
     show.show(Report("picture", title, (*written, *facts), (), notes), as_json)
@@ -128,15 +133,9 @@ def command(
 
 def _check_free(output: Path, overwrite: bool) -> None:
     """Refuse a destination before anything is built."""
-    from surgery.errors import WeightsError
     from surgery.pictures.file import check
 
-    try:
-        check(output, overwrite, "--output graph.svg")
-    except WeightsError as error:
-        if "overwrite" in str(error.expected):
-            error.fix = "--overwrite, or another name"
-        raise
+    check(output, overwrite, "surgery.picture(model, 'filters.png')")
 
 
 def _model(
@@ -144,19 +143,25 @@ def _model(
     weights: Path | None,
     num_classes: int | None,
     built_by: str | None,
+    given: dict[str, Any],
     *,
     values: bool,
 ) -> nn.Module:
     if weights is None:
-        return targets.model_of(target, built_by=built_by, num_classes=num_classes, values=values)
+        return targets.model_of(
+            target, built_by=built_by, num_classes=num_classes, options=given, values=values
+        )
     if targets.is_path(target):
         targets.refuse(target, "a file", "the name of a model", {"--weights": weights})
     targets.refuse(target, "a name", "a saved file", {"--target": built_by})
     targets.find_modules_here()
     from surgery.operations.build import build
+    from surgery.recipes.fitting import fitting_classes
 
+    targets.check_given(given)
     registry = plugged.registry()
-    return build(target, num_classes=num_classes, weights=weights, registry=registry).model
+    number = num_classes or fitting_classes(target, str(weights), given, registry)
+    return build(target, num_classes=number, weights=weights, registry=registry, **given).model
 
 
 def _drawn(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import wraps
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 import click
 
 from surgery.cli import complaints, options, plugged, show, targets
-from surgery.errors import ExpectationError, WeightsError
+from surgery.errors import ExpectationError
 
 if TYPE_CHECKING:
     from surgery.recipes import Recipe, Step
@@ -50,12 +50,12 @@ class Start:
 
     Attributes:
         saved_with: for a file, what makes its model.
-        given: further arguments for it, ``NAME=VALUE``.
+        given: further arguments for it.
         seed: of everything that is drawn.
     """
 
     saved_with: str | None
-    given: tuple[str, ...]
+    given: Mapping[str, Any]
     seed: int
 
 
@@ -94,19 +94,18 @@ def recipe(function: _F) -> _F:
 
     @wraps(function)
     def collected(
-        *args: Any, saved_with: str | None, given: tuple[str, ...], seed: int, **rest: Any
+        *args: Any, saved_with: str | None, given: Mapping[str, Any], seed: int, **rest: Any
     ) -> Any:
         return function(*args, start=Start(saved_with, given, seed), **rest)
 
     kept = "Write this command as a recipe, for surgery apply."
     file = "For a file: what makes its model, where the file does not say so."
-    further = "Further argument for what builds TARGET."
     drawn = "Of everything that is drawn at random."
     whole = click.IntRange(0, 2**63 - 1)
     for decorator in (
         click.option("--save-recipe", type=_FILE, metavar="FILE", help=kept),
         click.option("--seed", type=whole, default=0, show_default=True, metavar="N", help=drawn),
-        click.option("--option", "given", multiple=True, metavar="NAME=VALUE", help=further),
+        options.arguments,
         click.option("--target", "saved_with", metavar="NAME", help=file),
     ):
         collected = decorator(collected)
@@ -131,36 +130,11 @@ def made(target: str, steps: Iterable[Step], start: Start, writing: Writing, **m
         start.saved_with if start.saved_with is not None else target,
         tuple(steps),
         restore=target if of_file else None,
-        options=dict(map(option, start.given)),
+        options=start.given,
         seed=start.seed,
         output=output,
         **more,
     )
-
-
-def option(text: str) -> tuple[str, Any]:
-    """A name and a value, which is text where it is nothing else that YAML knows.
-
-    Example:
-        >>> option("width=64"), option("act=relu"), option("pretrained=false")
-        (('width', 64), ('act', 'relu'), ('pretrained', False))
-    """
-    from surgery.recipes.document import parse_yaml
-
-    name, value = pair(text, "--option")
-    return name, parse_yaml(value, "--option").value
-
-
-def pair(text: str, name: str) -> tuple[str, str]:
-    """Both sides of an ``=``.
-
-    Raises:
-        click.UsageError: there is none, or nothing before it.
-    """
-    before, middle, after = text.partition("=")
-    if not before or not middle:
-        raise click.UsageError(f"{name} takes two sides with = between, not {text!r}")
-    return before, after
 
 
 def carry_out(recipe: Recipe, writing: Writing) -> None:
@@ -202,12 +176,7 @@ def _check_free(kept: Path, writing: Writing) -> None:
     """Refuse a place for the recipe before anything is done."""
     from surgery.weights.destination import check_destination
 
-    try:
-        check_destination(kept, writing.overwrite)
-    except WeightsError as error:
-        if "overwrite" in str(error.expected):
-            error.fix = "--overwrite, or another name"
-        raise
+    check_destination(kept, writing.overwrite)
     if writing.output is not None and kept.resolve() == writing.output.resolve():
         raise click.UsageError("the model and its recipe are two files")
 

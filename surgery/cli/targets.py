@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from surgery.cli import plugged
-from surgery.errors import ArgumentError, PlanError
+from surgery.errors import ArgumentError, PlanError, SurgeryError
 from surgery.weights.paths import is_spelt_as_path, path_of
 
 if TYPE_CHECKING:
@@ -77,6 +78,7 @@ def model_of(
     *,
     built_by: str | None = None,
     num_classes: int | None = None,
+    options: Mapping[str, Any] | None = None,
     values: bool = False,
 ) -> nn.Module:
     """The model of a TARGET.
@@ -85,7 +87,9 @@ def model_of(
         target: what was given: a name, or a checkpoint.
         built_by: for a file, the name of what builds the model; what the file says, if left out
             and it says a name in a catalog. Any checkpoint is loaded into it then.
-        num_classes: handed to what builds the model.
+        num_classes: handed to what builds the model; for a checkpoint that does not say it, the
+            number that it fits, if left out.
+        options: further arguments for what builds the model.
         values: whether the parameters of a model that is built need values; on ``meta``, if not.
 
     Raises:
@@ -93,51 +97,72 @@ def model_of(
     """
     find_modules_here()
     plugins = plugged.registry()
+    options = options or {}
+    check_given(options)
     if is_path(target):
-        refuse(target, "a file", "the name of a model", {"--num-classes": num_classes})
-        return _restored(target, built_by)
+        return _restored(target, built_by, num_classes, options)
     refuse(target, "a name", "a saved file", {"--target": built_by})
     from surgery.operations.build import build, constructed
     from surgery.operations.target import resolve_target
 
     try:
         if values:
-            return build(target, num_classes=num_classes, registry=plugins).model
-        deferred, _ = constructed(resolve_target(target, plugins), num_classes, {})
-    except ArgumentError as error:
-        if error.where != "target":
-            raise
-        fix = "one of these as TARGET; package.module:callable is looked for here, too"
-        raise ArgumentError(
-            error.what, where="TARGET", expected=error.expected, found=error.found, fix=fix
-        ) from error
+            return build(target, num_classes=num_classes, registry=plugins, **options).model
+        deferred, _ = constructed(resolve_target(target, plugins), num_classes, options)
     except PlanError as error:
         if not isinstance(error.__cause__, TypeError):
             raise
+        missing = re.search(r"missing .* arguments?: (.*)", str(error.found))
+        names = re.findall(r"'(\w+)'", missing[1]) if missing is not None else []
+        more = " ".join(f"--option {name}=..." for name in names)
+        make = "def make(): return ... in a file models.py here, and models:make as TARGET"
         raise PlanError(
             "this could not be built",
             where=target,
-            expected="a callable that needs no arguments",
+            expected="a callable, and the arguments that it needs",
             found=error.found,
-            fix="def make(): return ... in a file models.py here, and models:make as TARGET",
+            fix=f"{more}, or {make}" if more else make,
         ) from error
     return deferred.model
 
 
-def _restored(path: str, built_by: str | None) -> nn.Module:
+def check_given(options: Mapping[str, Any]) -> None:
+    """Refuse arguments that are no business of what builds TARGET.
+
+    Args:
+        options: what was given as ``--option``.
+
+    Raises:
+        RecipeError: one of them is an argument of ``surgery.build`` itself.
+    """
+    if options:
+        from surgery.recipes.sources import check_options
+
+        check_options(options, "--option")
+
+
+def _restored(
+    path: str, built_by: str | None, num_classes: int | None, options: Mapping[str, Any]
+) -> nn.Module:
     from surgery.operations.build import build
     from surgery.operations.recorded import read_recorded
     from surgery.operations.restore import restore
+    from surgery.recipes.fitting import fitting_classes
     from surgery.recipes.sources import remembered
     from surgery.weights.contents import contents
 
     plugins = plugged.registry()
     path_of(path)
-    options: Mapping[str, Any] = {}
+    plain = read_recorded(contents(path, registry=plugins).metadata) is None
+    if built_by is None or not plain:
+        instead = "the name of a model, or a plain checkpoint and --target"
+        refuse(path, "a saved file", instead, {"--num-classes": num_classes})
     if built_by is None:
         try:
-            built_by, options = remembered(path, plugins)
+            built_by, options = remembered(path, plugins, options)
         except PlanError as error:
+            if error.found is not None and "--option" in str(error.fix):
+                raise
             raise PlanError(
                 "a checkpoint holds tensors, and this needs the model they belong to",
                 where=path,
@@ -145,9 +170,16 @@ def _restored(path: str, built_by: str | None) -> nn.Module:
                 found=error.what,
                 fix=f"add --target with a name; surgery inspect {path} shows what is in the file",
             ) from error
-    elif read_recorded(contents(path, registry=plugins).metadata) is None:
-        return build(built_by, weights=path, mmap=True, registry=plugins).model
-    return restore(built_by, path, mmap=True, registry=plugins, **options).model
+    try:
+        if not plain:
+            return restore(built_by, path, mmap=True, registry=plugins, **options).model
+        number = num_classes or fitting_classes(built_by, path, options, plugins)
+        given = {"num_classes": number, "registry": plugins, **options}
+        return build(built_by, weights=path, mmap=True, **given).model
+    except SurgeryError as error:
+        if error.where == "target":
+            error.where = "--target"
+        raise
 
 
 def refuse(target: str, kind: str, instead: str, given: Mapping[str, object]) -> None:

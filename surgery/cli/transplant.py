@@ -62,7 +62,7 @@ def command(
 
 
 def _mapping(texts: tuple[str, ...]) -> dict[str, str]:
-    pairs = [running.pair(text, "--map") for text in texts]
+    pairs = [options.pair(text, "--map") for text in texts]
     if len(dict(pairs)) < len(pairs):
         raise click.UsageError("--map names each layer of DONOR once")
     return dict(pairs)

@@ -129,8 +129,14 @@ def build(
             if weights is not None:
                 source = published(weights)
                 opened = read(source.source, mmap=mmap, registry=registry)
-                matching = _matched(
-                    deferred.model, opened, rename, drop, on_mismatch, min_coverage, registry
+                matching = matched(
+                    deferred.model,
+                    opened,
+                    registry=registry,
+                    rename=rename,
+                    drop=drop,
+                    on_mismatch=on_mismatch,
+                    min_coverage=min_coverage,
                 )
                 loaded = _load(deferred, opened, matching, source.classes)
             initialised = deferred.pending
@@ -187,16 +193,28 @@ def _takes_classes(factory: Callable[..., nn.Module]) -> bool:
     return open_ended or "num_classes" in parameters
 
 
-def _matched(
+def matched(
     model: nn.Module,
     source: Weights,
-    rename: Rename | None,
-    drop: object,
-    on_mismatch: object,
-    min_coverage: float,
+    *,
     registry: Registry,
+    rename: Rename | None = None,
+    drop: object = (),
+    on_mismatch: object = "skip",
+    min_coverage: float = 0.5,
 ) -> Matching:
-    """Which tensor of the source belongs where; nothing is read."""
+    """Find which tensor of a source belongs where in a model; nothing is read.
+
+    Args:
+        model: as it was constructed, filled or not.
+        source: what is to be put into it.
+        registry: the plugins whose families know how others name their tensors.
+        rename: as ``build`` takes it, and so are ``drop``, ``on_mismatch`` and ``min_coverage``.
+
+    Raises:
+        ArgumentError: a wrong argument, or one that only a model with values could follow.
+        CoverageError: too little of the source fits.
+    """
     family = registry.claim(model)
     matching = match(
         describe(_state(model)),

@@ -93,12 +93,11 @@ def freeze(
     tree.check_model(model)
     tree.check_changeable(model)
     except_ = listed(except_, "except_")
-    patterns = patterns if _is_default(patterns) else listed(patterns, "patterns")
-    title = _title("freeze", patterns, stages, except_=except_, norm=norm)
+    whole, patterns = _is_default(patterns), listed(patterns, "patterns")
+    title = _title("freeze", "*" if whole else patterns, stages, except_=except_, norm=norm)
     if stages is not None:
         early = first_stages(model, stages, registry)
-        patterns = early if _is_default(patterns) else (*early, *patterns)
-    patterns = listed(patterns, "patterns")
+        patterns = tuple(early) if whole else (*early, *patterns)
     kept = select(model, except_, "except_", example=example, registry=registry)
     chosen = select(model, patterns, "patterns", example=example, registry=registry) - kept
     steps = steps_to_freeze(model, chosen, kept, norm)

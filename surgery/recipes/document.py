@@ -226,7 +226,8 @@ def _no_yaml(error: yaml.YAMLError, name: str) -> Problem:
     mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
     place = f"{name}:{mark.line + 1}:{mark.column + 1}" if mark is not None else f"{name}:1:1"
     said = getattr(error, "problem", None) or str(error).splitlines()[0]
-    fix = "put text with ': ', ' #' or brackets in quotes"
+    tab = "'\\t'" in said
+    fix = "spaces for tabs" if tab else "put text with ': ', ' #' or brackets in quotes"
     return Problem(place, "this is no YAML", "YAML", brief(said, 200), fix)
 
 

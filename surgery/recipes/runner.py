@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import os
 import random
 from collections.abc import Callable, Iterator, Mapping
@@ -18,7 +17,6 @@ from surgery.errors import ExpectationError, RecipeError, SurgeryError, WeightsE
 from surgery.families.registry import Registry, in_force
 from surgery.operations import made
 from surgery.operations.backbone import remove_head
-from surgery.operations.build import build
 from surgery.operations.freezing import freeze, unfreeze
 from surgery.operations.head import replace_head
 from surgery.operations.input import adapt_input
@@ -32,7 +30,14 @@ from surgery.recipes.expression import answer, parse
 from surgery.recipes.facts import Facts
 from surgery.recipes.files import check_recipe
 from surgery.recipes.recipe import EXPECT, Expectation, Recipe, Step, as_data
-from surgery.recipes.sources import Beginning, begin, donor_of, example_of, located
+from surgery.recipes.sources import (
+    Beginning,
+    begin,
+    check_options,
+    donor_of,
+    example_of,
+    located,
+)
 from surgery.shown import Shown
 from surgery.weights.destination import check_destination
 from surgery.weights.verdicts import Matching
@@ -47,6 +52,9 @@ VERBS: Mapping[str, Callable[..., Outcome]] = {
     "load_weights": load_weights,
     "transplant": transplant,
 }
+
+# What torch.load is handed, and would not read.
+_OTHERS = (".pth", ".pt", ".bin", ".ckpt", ".tar", ".pkl")
 
 # What is about to be done, how much is done already, and how much there is to do.
 Progress: TypeAlias = Callable[[str, int, int], None]
@@ -122,7 +130,7 @@ def run(
         (Linear(in_features=8, out_features=3, bias=True), 'ok  parameters == 27 and ...')
     """
     check_recipe(recipe)
-    _check_options(recipe)
+    check_options(recipe.options, f"{recipe.name or 'recipe'}: options")
     registry = in_force(registry)
     to = output if output is not None else recipe.output and located(recipe, recipe.output)
     if to is not None:
@@ -182,6 +190,7 @@ class _Work:
         verb = partial(VERBS[step.verb], registry=self.registry)
         if step.verb == "transplant":
             donor = donor_of(self.recipe, arguments.pop("donor"), self.registry)
+            arguments |= {} if given is None else {"example": example_of(given)}
             return lambda model: verb(donor(), model, **arguments)
         if step.verb == "load_weights":
             arguments["source"] = located(self.recipe, arguments["source"], must_exist=True)
@@ -260,24 +269,21 @@ def _seeded(seed: int) -> Iterator[None]:
             random.setstate(state)
 
 
-def _check_options(recipe: Recipe) -> None:
-    """Refuse options that would be taken for arguments of what builds or restores."""
-    taken = {"path", "trusted", "dry_run", *inspect.signature(build).parameters} - {"options"}
-    wrong = sorted(taken & set(recipe.options))
-    if wrong:
-        raise RecipeError(
-            "options are for what builds the target, and this is no such argument",
-            where=f"{recipe.name or 'recipe'}: options",
-            expected="arguments of the target alone",
-            found=", ".join(wrong),
-            fix=f"write {wrong[0]!r} beside options, where a recipe has it",
-        )
-
-
 def _check_output(path: str | os.PathLike[str], overwrite: bool) -> None:
+    name, suffix = os.path.splitext(os.path.basename(path))  # noqa: PTH119, PTH122
+    if suffix in _OTHERS:
+        raise RecipeError(
+            "a safetensors file is written, and this name says that it is another",
+            where=os.fspath(path),
+            expected="a name that ends in .safetensors",
+            found=suffix,
+            fix=f"output={name + '.safetensors'!r}",
+        )
     try:
         check_destination(path, overwrite)
     except WeightsError as error:
-        if "overwrite" in str(error.expected):
-            error.fix = "--overwrite, or another name"
+        more = ", overwrite=True" if "overwrite" in str(error.expected) else ""
+        if more or str(error.fix).startswith("surgery.save"):
+            name = os.fspath(path) if more else os.path.join(path, "model.safetensors")  # noqa: PTH118
+            error.fix = f"surgery.recipes.run(recipe, output={name!r}{more})"
         raise

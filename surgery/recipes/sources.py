@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
+import json
 import os
+import shlex
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -17,6 +21,7 @@ from surgery.operations.plan import Outcome
 from surgery.operations.record import read_record
 from surgery.operations.restore import restore
 from surgery.operations.target import resolve_target
+from surgery.recipes.document import parse_yaml
 from surgery.recipes.recipe import Recipe
 from surgery.weights.brief import brief
 from surgery.weights.paths import is_spelt_as_path
@@ -132,7 +137,9 @@ def remembered(
         WeightsError: it cannot be read.
     """
     origin = read_record(read(path, registry=registry).metadata, path).origin
-    if origin is None or origin.target not in registry.catalog_names:
+    said = "" if origin is None else origin.target
+    meant = [name for name in registry.catalog_names if said in (name, name.partition(":")[2])]
+    if origin is None or not meant or (said not in meant and len(meant) > 1):
         raise PlanError(
             "this file does not say which model of a catalog it was made of",
             where=path,
@@ -141,15 +148,56 @@ def remembered(
             fix="--target package.module:callable, or in a recipe both target: and restore:",
         )
     if origin.options and not given:
-        known = " ".join(f"--option {name}={brief(v)}" for name, v in origin.options.items())
         raise PlanError(
             "what this file was made of was built with arguments, and no file decides on those",
             where=path,
             expected="the arguments from you",
             found=brief(dict(origin.options)),
-            fix=f"{printable(known)}, or in a recipe options:",
+            fix=f"{printable(spelt(origin.options))}, or in a recipe options:",
         )
-    return origin.target, given or {}
+    return said if said in meant else meant[0], given or {}
+
+
+def check_options(options: Mapping[str, Any], where: str) -> None:
+    """Refuse options that would be taken for arguments of what builds or restores.
+
+    Args:
+        options: further arguments for what builds the target.
+        where: where they were given.
+
+    Raises:
+        RecipeError: one of them is an argument of ``surgery.build`` or ``surgery.restore``.
+    """
+    taken = {"path", "trusted", "dry_run", *inspect.signature(build).parameters} - {"options"}
+    wrong = sorted(taken & set(options))
+    if wrong:
+        raise RecipeError(
+            "options are for what builds the target, and this is no such argument",
+            where=where,
+            expected="arguments of the target alone",
+            found=", ".join(wrong),
+            fix=f"write {wrong[0]!r} beside options, where a recipe has it",
+        )
+
+
+def spelt(options: Mapping[str, Any]) -> str:
+    """Options as a shell takes them, so that each has the value and the type that it has here.
+
+    Example:
+        >>> spelt({"width": 64, "bias": True, "act": "relu", "name": "1 2"})
+        "--option width=64 --option bias=true --option act=relu --option 'name=1 2'"
+    """
+    return " ".join(f"--option {shlex.quote(f'{k}={_text(v)}')}" for k, v in options.items())
+
+
+def _text(value: Any) -> str:
+    """A value as YAML that reads as nothing else."""
+    plain = isinstance(value, str) and value.isprintable() and value.strip() == value
+    if plain and ":" not in value and "#" not in value:
+        with suppress(RecipeError):
+            if parse_yaml(value, "").value == value:
+                return str(value)
+    return json.dumps(value)
 
 
 def is_file(recipe: Recipe, name: str) -> bool:

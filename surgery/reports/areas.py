@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
 
-from surgery.parameters import Audit
 from surgery.reports.chart import Chart, Mark, Part, Shade
-from surgery.tally import Counted
+
+if TYPE_CHECKING:
+    # What lies in a file is drawn without torch, which these bring.
+    from surgery.parameters import Audit
+    from surgery.tally import Counted
 
 
 def chart_of_modules(

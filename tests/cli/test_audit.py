@@ -113,3 +113,48 @@ def test_a_flat_table_is_arranged_too():
     for key, by in ("u", "n"), ("t", "m"):
         with pytest.raises(ArgumentError, match="there is no such"):
             arrange(flat, key, by=by)
+
+
+def test_a_model_that_is_only_counted_is_counted_where_it_would_be(surgery):
+    found = json.loads(surgery("audit", "resnet18", "--json").stdout)
+    assert {row["device"] for row in found["memory"]} == {"cpu"}
+    assert sum(row["bytes"] for row in found["memory"]) == found["bytes"]
+    dtypes = [row["dtype"] for row in found["memory"]]
+    assert sorted(dtypes) == sorted(set(dtypes))
+
+
+@pytest.mark.parametrize("command", ["audit", "heads", "summary"])
+def test_what_a_file_was_built_with_can_be_given_again(command: str, surgery):
+    words = ("operate", "resnet18", "--option", "zero_init_residual=true", "--num-classes", 3)
+    done = surgery(*words, "-o", "a.safetensors")
+    assert done.exit_code == 0, done.stderr
+    refused = surgery(command, "a.safetensors")
+    assert refused.exit_code == 2
+    given = "--option zero_init_residual=true"
+    assert f"next: {given}" in refused.stderr
+    done = surgery(command, "a.safetensors", *given.split())
+    assert (done.exit_code, done.stderr) == (0, "")
+
+
+def test_arguments_of_a_callable_are_options(surgery):
+    done = surgery(
+        "audit",
+        "torch.nn:Linear",
+        "--option",
+        "in_features=3",
+        "--option",
+        "out_features=2",
+        "--json",
+    )
+    assert json.loads(done.stdout)["total"] == 8
+    for words in (("a=1", "--option", "a=2"), ("a={",), ("=3",), ("registry=1",)):
+        refused = surgery("audit", "torch.nn:Linear", "--option", *words)
+        assert refused.exit_code == 2
+        assert "--option" in refused.stderr
+
+
+def test_a_plain_checkpoint_of_other_classes_is_audited_whole(surgery, tmp_path: Path):
+    torch.save(torchvision.models.resnet18(num_classes=5).state_dict(), tmp_path / "five.pth")
+    done = surgery("audit", "five.pth", "--target", "resnet18", "--json")
+    assert (done.exit_code, done.stderr) == (0, "")
+    assert json.loads(done.stdout)["total"] == 11179077

@@ -61,6 +61,7 @@ def test_a_command_has_help_json_and_a_test(name: str, surgery):
     assert done.exit_code == 0
     assert f"surgery {name}" in done.output
     assert len(found.help or "") > 40
+    assert "\\b" not in done.output
     assert COMMANDS[name][1].endswith("."), "help is sentences"
     assert (ROOT / "tests" / "cli" / f"test_{name.replace('-', '_')}.py").is_file()
 

@@ -171,3 +171,57 @@ def test_it_asks_where_to_write(surgery):
     result = surgery("operate", SMALL, "--num-classes", 3)
     assert result.exit_code == 2
     assert "-o FILE" in result.stderr
+
+
+def drawn(width: int = 8) -> torch.nn.Module:
+    """A model that takes no number of classes."""
+    return small(width)
+
+
+def test_a_trained_head_that_fits_is_kept(surgery, tmp_path):
+    weights(tmp_path / "five.pth", num_classes=5)
+    old = torch.load(tmp_path / "five.pth", weights_only=True)
+    words = ("operate", SMALL, "--num-classes", 5, "--weights", "five.pth")
+    done = surgery(*words, "-o", "a.safetensors", "--save-recipe", "r.yaml", "--freeze", "0")
+    assert (done.exit_code, done.stderr) == (0, "")
+    model = door.restore(small, "a.safetensors").model
+    assert all(torch.equal(value, old[key]) for key, value in model.state_dict().items())
+    assert read_recipe("r.yaml").num_classes == 5
+    assert surgery("apply", "r.yaml", "-o", "b.safetensors").exit_code == 0
+    assert Path("a.safetensors").read_bytes() == Path("b.safetensors").read_bytes()
+
+
+def test_a_trained_head_gets_names_and_keeps_its_rows(surgery, tmp_path):
+    weights(tmp_path / "five.pth", num_classes=5)
+    old = torch.load(tmp_path / "five.pth", weights_only=True)
+    words = ("operate", SMALL, "--classes", "a,b,c,d,e", "--weights", "five.pth")
+    done = surgery(*words, "-o", "a.safetensors")
+    assert (done.exit_code, done.stderr) == (0, "")
+    state = door.restore(small, "a.safetensors").model.state_dict()
+    assert all(torch.equal(value, old[key]) for key, value in state.items())
+    said = json.loads(surgery("inspect", "a.safetensors", "--json").stdout)
+    assert said["classes"] == ["a", "b", "c", "d", "e"]
+
+
+def test_rows_of_a_trained_head_are_kept_by_what_is_asked(surgery, tmp_path):
+    weights(tmp_path / "five.pth", num_classes=5)
+    old = torch.load(tmp_path / "five.pth", weights_only=True)
+    words = ("operate", SMALL, "--num-classes", 7, "--keep", "6=4", "--weights", "five.pth")
+    done = surgery(*words, "-o", "a.safetensors")
+    assert (done.exit_code, done.stderr) == (0, "")
+    model = door.restore(small, "a.safetensors").model
+    assert torch.equal(model[5].weight[6], old["5.weight"][4])
+
+
+def test_a_head_that_is_asked_for_in_so_many_words_is_new(surgery, tmp_path):
+    weights(tmp_path / "five.pth", num_classes=5)
+    words = ("operate", SMALL, "--num-classes", 5, "--hidden", 6, "--weights", "five.pth")
+    assert surgery(*words, "-o", "a.safetensors", "--save-recipe", "r.yaml").exit_code == 0
+    assert [step.verb for step in read_recipe("r.yaml").steps] == ["replace_head"]
+
+
+def test_weights_that_fit_as_it_is_built_change_nothing(surgery, tmp_path):
+    weights(tmp_path / "w.pth")
+    words = ("operate", SMALL, "--num-classes", 3, "--weights", "w.pth", "--dry-run", "--json")
+    said = json.loads(surgery(*words).stdout)
+    assert [each["title"] for each in said["operations"]][1:] == ["replace_head('5': 3)"]

@@ -22,7 +22,7 @@ from surgery.weights.policies import POLICIES
 # What no file can say, or what is for the whole recipe to say.
 NOT_IN_FILES = {"model", "recipient", "generator", "dry_run", "registry"}
 # What is left out of single verbs: how tensors are held matters in memory, and not in a file.
-LEFT_OUT = {"load_weights": {"assign", "mmap"}, "transplant": {"match", "how"}}
+LEFT_OUT = {"load_weights": {"assign", "mmap"}, "transplant": {"how"}}
 # Everything at the door that changes a model; modules are no plain data.
 CHANGING = {"replace"}
 
