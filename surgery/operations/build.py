@@ -209,7 +209,10 @@ def matched(
         model: as it was constructed, filled or not.
         source: what is to be put into it.
         registry: the plugins whose families know how others name their tensors.
-        rename: as ``build`` takes it, and so are ``drop``, ``on_mismatch`` and ``min_coverage``.
+        rename: as ``build`` takes it.
+        drop: the same.
+        on_mismatch: the same.
+        min_coverage: the same.
 
     Raises:
         ArgumentError: a wrong argument, or one that only a model with values could follow.
