@@ -152,8 +152,14 @@ def is_undone(operated: Operated) -> bool:
     return "undone" in operated.over
 
 
-def check_order(optimizer: Optimizer, operated: Operated, lists: Lists, index: tree.Index) -> None:
+def check_order(optimizer: Optimizer, operated: Operated, lost: set[int]) -> None:
     """Refuse to follow out of order: an optimizer follows as the operations were done and undone.
+
+    Args:
+        optimizer: the optimizer.
+        operated: what it is to follow.
+        lost: by ``id`` the parameters that it holds, the model does not, and this operation has
+            nothing to do with.
 
     Raises:
         UndoError: an operation was undone that the optimizer followed, and did not follow back.
@@ -168,7 +174,6 @@ def check_order(optimizer: Optimizer, operated: Operated, lists: Lists, index: t
                 found="an optimizer that holds parameters of an operation that was undone",
                 fix="surgery.follow(optimizer, outcome) with that outcome first",
             )
-    lost = {id(each) for tensors in lists.tensors for each in tensors} - index.tensors.keys()
     known = {id(operated), *(id(each.operated) for each in operated.also)}
     for entry in history.standing() if lost else ():
         keeper = entry.keeper()

@@ -105,9 +105,11 @@ def follow(
     meant = _meant(outcome, now, remembered, back)
     model = remembered.model() if remembered is not None else None
     index = tree.index(meant.model if model is None else model)
-    check_order(optimizer, operated, now, index)
     exchange = remembered.exchange if remembered is not None else exchange_of(meant)
     exchange = exchange.back() if back else _really(exchange, index)
+    check_order(
+        optimizer, operated, now.where().keys() - index.tensors.keys() - exchange.gone.keys()
+    )
     _check_concerned(now, exchange, index, meant)
     placing = placed(now, exchange, index, group)
     if remembered is not None and now.same(remembered.after):
