@@ -12,8 +12,10 @@ if TYPE_CHECKING:
     from surgery.graph.graph import Graph
     from surgery.heads import find_heads
     from surgery.layers import summary
+    from surgery.operations.align import align
     from surgery.operations.backbone import remove_head
     from surgery.operations.build import build
+    from surgery.operations.correspondence import Correspondence
     from surgery.operations.freezing import freeze, unfreeze
     from surgery.operations.head import replace_head
     from surgery.operations.input import adapt_input
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
 # The door: every public name and the file it lives in. Lazy, so that importing it costs no torch.
 _DOOR = {
     "Audit": "surgery.parameters",
+    "Correspondence": "surgery.operations.correspondence",
     "Drawing": "surgery.pictures.drawing",
     "Example": "surgery.graph.example",
     "Family": "surgery.families.family",
@@ -48,6 +51,7 @@ _DOOR = {
     "Plan": "surgery.operations.plan",
     "Unfreezing": "surgery.optimizers.unfreezing",
     "adapt_input": "surgery.operations.input",
+    "align": "surgery.operations.align",
     "audit": "surgery.parameters",
     "build": "surgery.operations.build",
     "diff": "surgery.weights.comparison",
@@ -74,6 +78,7 @@ _DOOR = {
 
 __all__ = [
     "Audit",
+    "Correspondence",
     "Drawing",
     "Example",
     "Family",
@@ -85,6 +90,7 @@ __all__ = [
     "Plan",
     "Unfreezing",
     "adapt_input",
+    "align",
     "audit",
     "build",
     "diff",

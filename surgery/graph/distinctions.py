@@ -98,7 +98,9 @@ def _written(node: Node) -> str:
 
 
 def _name(node: Node) -> str:
-    return packet(node.operation).rstrip("_")
+    """What an operator is called, without what only says how it is carried out."""
+    name = packet(node.operation).strip("_")
+    return name.removeprefix("native_").removesuffix("_legit_no_training")
 
 
 def _between(one: Node, other: Node) -> Iterator[Distinction]:

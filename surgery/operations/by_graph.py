@@ -122,8 +122,7 @@ def _gifts(donor: Donor, found: Correspondence) -> Donor:
         for source in sources:
             check_readable(source, donor)
         first = sources[0]
-        straight = len(pairs) == 1 and found.rename.get(first.address) == address
-        if straight:
+        if address in found.straight:
             gifts[address] = first
             continue
         names = ", ".join(dict.fromkeys(source.address for source in sources))

@@ -128,21 +128,19 @@ class Correspondence(Shown):
         None for those that do not go along, or not as they are: packed, cut or reshaped ones are
         what ``convert`` is for.
         """
-        names: dict[str, str | None] = {}
-        straight = {
-            pairs[0].donor: address
-            for address, pairs in self.parts.items()
-            if len(pairs) == 1 and self._is_straight(pairs[0])
-        }
-        for address, first in self.donor.aliases.items():
-            names[address] = straight.get(first)
-        return names
+        straight = {donor: address for address, donor in self.straight.items()}
+        return {address: straight.get(first) for address, first in self.donor.aliases.items()}
 
-    def _is_straight(self, pair: TensorPair) -> bool:
-        if not pair.donor:
-            return False
-        theirs, ours = self.donor.shapes[pair.donor], self.recipient.shapes[pair.recipient]
-        return theirs == ours and pair.theirs.is_whole(theirs) and pair.ours.is_whole(ours)
+    @cached_property
+    def straight(self) -> Mapping[str, str]:
+        """The recipient's tensors that get one of the donor's as it is, and which."""
+        found = {}
+        for address, (pair, *others) in self.parts.items():
+            shape = self.recipient.shapes[address]
+            fits = pair.donor and self.donor.shapes[pair.donor] == shape and not others
+            if fits and pair.theirs.is_whole(shape) and pair.ours.is_whole(shape):
+                found[address] = pair.donor
+        return found
 
     def convert(self, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """A checkpoint of the donor in the recipient's names and shapes.
@@ -187,8 +185,8 @@ class Correspondence(Shown):
             The donor's tensor itself where it fits as it is, else a new one.
         """
         pairs, shape = self.parts[address], self.recipient.shapes[address]
-        if len(pairs) == 1 and self._is_straight(pairs[0]):
-            return read(pairs[0].donor)
+        if address in self.straight:
+            return read(self.straight[address])
         sources = [read(pair.donor) if pair.donor else None for pair in pairs]
         some = next(source for source in sources if source is not None)
         made = torch.zeros(shape, dtype=some.dtype, device=some.device)

@@ -15,6 +15,7 @@ FORMS = ("html", "json", "text")
 # The files that register values.
 VALUES = (
     "contents",
+    "correspondence",
     "difference",
     "example",
     "graph",

@@ -43,5 +43,6 @@ def every_value() -> list[Any]:
     found += [weights, match(weights.tensors, weights.tensors), contents_of(weights)]
     found.append(inspect_model(Classifier(), vectors(), registry=registry))
     found.append(surgery.diff({"a": torch.ones(2)}, {"a": torch.zeros(2)}, registry=registry))
+    found.append(surgery.align(Classifier(), Classifier(), example=vectors(), registry=registry))
     found += [surgery.summary(Classifier(), vectors()), ran()]
     return [*found, Example(), registry, Report("kind", "Title")]

@@ -1,0 +1,243 @@
+"""Two implementations of one architecture: found in each other, brought over, proven, undone."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from torch import nn
+
+import surgery
+from surgery.errors import ArgumentError, CoverageError, PlanError
+from surgery.families.registry import Registry
+from tests.operations.aligned import PAIRS, contents, images, pair_of, shaken
+
+NOTHING = Registry.of()
+
+
+def outputs(model: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    with torch.no_grad():
+        return model.eval()(x)
+
+
+@pytest.mark.parametrize("back", [False, True])
+@pytest.mark.parametrize("name", PAIRS)
+def test_weights_go_from_either_implementation_to_the_other(name: str, back: bool):
+    donor, recipient, x = pair_of(name)
+    if back:
+        donor, recipient = recipient, donor
+    before = contents(donor), contents(recipient)
+    outcome = surgery.transplant(
+        donor, recipient, match="graph", example=x, registry=NOTHING, differences="set"
+    )
+    assert torch.allclose(outputs(donor, x), outputs(recipient, x), rtol=1e-4, atol=1e-5)
+    assert contents(donor) == before[0]
+    outcome.undo()
+    assert contents(recipient) == before[1]
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_a_correspondence_is_the_same_from_both_sides(name: str):
+    donor, recipient, x = pair_of(name)
+    there = surgery.align(donor, recipient, example=x, registry=NOTHING)
+    back = surgery.align(recipient, donor, example=x, registry=NOTHING)
+
+    def places(found: surgery.Correspondence) -> set[tuple[object, ...]]:
+        return {(p.theirs, p.ours) for p in found.pairs if p.donor}
+
+    assert places(there.inverse()) == places(back)
+    assert places(there.inverse().inverse()) == places(there)
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_a_converted_checkpoint_is_what_the_transplant_brings(name: str):
+    donor, recipient, x = pair_of(name)
+    found = surgery.align(donor, recipient, example=x, registry=NOTHING)
+    converted = found.convert(donor.state_dict())
+    surgery.transplant(
+        donor, recipient, match="graph", example=x, registry=NOTHING, differences="set"
+    )
+    state = {**dict(recipient.named_parameters()), **dict(recipient.named_buffers())}
+    assert converted.keys() == set(found.filled)
+    for address, tensor in converted.items():
+        assert torch.equal(tensor, state[address]), address
+
+
+def test_the_renaming_serves_load_weights():
+    donor, recipient, x = pair_of("blocks")
+    found = surgery.align(donor, recipient, example=x, registry=NOTHING)
+    surgery.load_weights(recipient, donor.state_dict(), rename=found.rename, registry=NOTHING)
+    assert torch.allclose(outputs(donor, x), outputs(recipient, x), atol=1e-6)
+
+
+def test_what_is_proven_is_said():
+    donor, recipient, x = pair_of("blocks")
+    outcome = surgery.transplant(donor, recipient, match="graph", example=x, registry=NOTHING)
+    assert any(note.startswith("proven: largest difference") for note in outcome.plan.notes)
+    assert "largest difference" in str(outcome)
+
+
+def test_a_dry_run_touches_nothing():
+    donor, recipient, x = pair_of("packed attention")
+    before = contents(donor), contents(recipient)
+    outcome = surgery.transplant(
+        donor, recipient, match="graph", example=x, registry=NOTHING, dry_run=True
+    )
+    assert outcome.plan.steps
+    assert (contents(donor), contents(recipient)) == before
+
+
+def test_another_eps_is_named_refused_and_set_where_asked():
+    donor, recipient, x = pair_of("blocks")
+    for module in recipient.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.eps = 0.25
+    before = contents(recipient)
+    with pytest.raises(PlanError, match="computes something else") as caught:
+        surgery.transplant(donor, recipient, match="graph", example=x, registry=NOTHING)
+    assert "eps" in str(caught.value)
+    assert "0.25" in str(caught.value)
+    assert "1e-05" in str(caught.value)
+    assert contents(recipient) == before
+    outcome = surgery.transplant(
+        donor, recipient, match="graph", example=x, registry=NOTHING, differences="set"
+    )
+    assert torch.allclose(outputs(donor, x), outputs(recipient, x), atol=1e-5)
+    outcome.undo()
+    assert contents(recipient) == before
+
+
+def test_another_activation_is_named_and_never_brought_over():
+    x = images(4)
+    donor = shaken(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 1)))
+    recipient = shaken(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Tanh(), nn.Conv2d(4, 2, 1)))
+    before = contents(recipient)
+    for differences in ("refuse", "set"):
+        with pytest.raises(PlanError) as caught:
+            surgery.transplant(
+                donor,
+                recipient,
+                match="graph",
+                example=x,
+                registry=NOTHING,
+                differences=differences,  # type: ignore[arg-type]
+            )
+        assert "relu" in str(caught.value)
+        assert "tanh" in str(caught.value)
+    assert contents(recipient) == before
+
+
+def test_another_padding_is_named():
+    x = images(8)
+    donor = shaken(nn.Sequential(nn.ZeroPad2d((0, 1, 0, 1)), nn.Conv2d(3, 4, 3, stride=2)))
+    recipient = shaken(nn.Sequential(nn.Conv2d(3, 4, 3, stride=2, padding=1)))
+    with pytest.raises(PlanError) as caught:
+        surgery.transplant(donor, recipient, match="graph", example=x, registry=NOTHING)
+    assert "padding" in str(caught.value)
+
+
+def test_branches_that_look_the_same_are_tried_until_the_output_agrees():
+    class Branches(nn.Module):
+        def __init__(self, first: str) -> None:
+            super().__init__()
+            self.one, self.two = nn.Linear(4, 4), nn.Linear(4, 4)
+            self.first = first
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            ways = {"one": self.one(x).mul(2), "two": self.two(x).mul(3)}
+            if self.first == "two":
+                return ways["two"] + ways["one"]
+            return ways["one"] + ways["two"]
+
+    class Swapped(Branches):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            tripled = self.two(x).mul(3)
+            return self.one(x).mul(2) + tripled
+
+    donor, recipient, x = shaken(Branches("one")), shaken(Swapped("one")), torch.randn(2, 4)
+    found = surgery.align(donor, recipient, example=x, registry=NOTHING)
+    assert found.ambiguous
+    surgery.transplant(donor, recipient, match="graph", example=x, registry=NOTHING)
+    assert torch.allclose(outputs(donor, x), outputs(recipient, x), atol=1e-6)
+
+
+def test_a_branch_that_is_closed_does_not_hide_a_wrong_place():
+    donor, recipient, x = pair_of("blocks")
+    for module in donor.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.zeros_(module.weight)
+    outcome = surgery.transplant(donor, recipient, match="graph", example=x, registry=NOTHING)
+    assert any("one value throughout" in note for note in outcome.plan.notes)
+    assert torch.allclose(outputs(donor, x), outputs(recipient, x), atol=1e-6)
+
+
+def test_another_head_leaves_the_head_alone():
+    donor, recipient, x = pair_of("blocks")
+    recipient.get_submodule("classify").__init__(6, 9)  # type: ignore[misc]
+    head = recipient.get_parameter("classify.weight").clone()
+    outcome = surgery.transplant(donor, recipient, match="graph", example=x, registry=NOTHING)
+    assert torch.equal(recipient.get_parameter("classify.weight"), head)
+    left = [note for note in outcome.plan.notes if note.startswith("not aligned")]
+    assert any("classify.weight" in note for note in left)
+    assert any("head.weight" in note for note in left)
+    assert any("in the middle" in note for note in outcome.plan.notes)
+
+
+def test_too_little_in_common_is_refused():
+    donor, recipient, x = pair_of("blocks")
+    recipient.get_submodule("classify").__init__(6, 9)  # type: ignore[misc]
+    with pytest.raises(CoverageError, match="have a counterpart"):
+        surgery.transplant(
+            donor, recipient, match="graph", example=x, registry=NOTHING, min_coverage=1.0
+        )
+
+
+def test_strangers_are_refused():
+    donor, recipient = nn.Conv2d(3, 4, 3), nn.Sequential(nn.Conv2d(3, 5, 1), nn.Conv2d(5, 4, 1))
+    with pytest.raises(PlanError):
+        surgery.align(donor, recipient, example=images(4), registry=NOTHING)
+
+
+WRONG = {
+    "a checkpoint": {"donor": {"weight": torch.zeros(2, 2)}},
+    "a mapping": {"mapping": {"0": "0"}},
+    "allow": {"differences": "allow"},
+    "a policy": {"on_mismatch": "skip"},
+    "a share": {"min_coverage": 2},
+    "set by address": {"match": "address", "differences": "set"},
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_arguments_that_cannot_be_right_are_refused(name: str):
+    arguments = {"donor": nn.Linear(2, 2), "match": "graph", "example": torch.zeros(1, 2)}
+    arguments |= WRONG[name]
+    with pytest.raises(ArgumentError):
+        surgery.transplant(recipient=nn.Linear(2, 2), registry=NOTHING, **arguments)
+
+
+def test_a_correspondence_prints_and_is_json():
+    donor, recipient, x = pair_of("packed attention")
+    found = surgery.align(donor, recipient, example=x, registry=NOTHING)
+    assert "rows 8 to 16" in str(found)
+    written = json.loads(surgery.report(found, "json"))
+    assert written["coverage"] == 1
+    assert {pair["donor"] for pair in written["pairs"]} >= {"attention.in_proj_weight"}
+
+
+@pytest.mark.parametrize("how", ["share", "move"])
+def test_tensors_that_fit_as_they_are_can_be_shared_or_moved(how: str):
+    donor, recipient, x = pair_of("blocks")
+    wanted = outputs(donor, x)
+    outcome = surgery.transplant(
+        donor,
+        recipient,
+        match="graph",
+        how=how,  # type: ignore[arg-type]
+        example=x,
+        registry=NOTHING,
+    )
+    assert torch.allclose(outputs(recipient, x), wanted, atol=1e-6)
+    outcome.undo()
+    assert torch.allclose(outputs(donor, x), wanted, atol=1e-6)
