@@ -36,7 +36,9 @@ from tests.strategies import HOSTILE, Hostile, module_trees
 SURGERY = Path(surgery.__file__).parent
 KINDS = sorted(file.stem for file in (SURGERY / "reports" / "schemas").iterdir())
 # What a command writes of its own, and no value of the library is lowered to.
-OF_COMMANDS = {"picture"}
+OF_COMMANDS = {"picture", "error", "warning", "project"}
+# Those of them that are no report, and are written by a command as they are.
+NO_REPORTS = OF_COMMANDS - {"picture"}
 OF_VALUES = [kind for kind in KINDS if kind not in OF_COMMANDS]
 
 
@@ -60,7 +62,7 @@ def check_value(value: object) -> None:
 
 def test_every_kind_of_report_has_a_schema():
     made = {kind for file in SURGERY.rglob("*.py") for kind in kinds_in(file)}
-    assert made == set(KINDS), "write surgery/reports/schemas/<kind>.json"
+    assert made | NO_REPORTS == set(KINDS), "write surgery/reports/schemas/<kind>.json"
 
 
 def closed(part: Any) -> Iterator[bool]:
