@@ -110,11 +110,9 @@ class Canonical:
 
     @property
     def tensors(self) -> dict[str, int]:
-        """By address of a tensor: how many of its elements are in cells."""
+        """By address of a tensor: how many of its elements cells have, each piece once."""
         found: dict[str, int] = {}
-        for cell in self.cells:
-            for slot in cell.slots:
-                if slot.piece.address:
-                    key = slot.piece.address
-                    found[key] = found.get(key, 0) + slot.piece.numel
+        for piece in dict.fromkeys(slot.piece for cell in self.cells for slot in cell.slots):
+            if piece.address:
+                found[piece.address] = found.get(piece.address, 0) + piece.numel
         return found

@@ -58,12 +58,14 @@ class Form:
         title: what to call the model.
         shapes: of every parameter and buffer, by first address.
         aliases: every address, to the first.
+        used: of every tensor that takes part in the forward pass, how many of its numbers do.
         constants: buffers that are tables, and no state of an operation.
     """
 
     title: str
     shapes: Mapping[str, tuple[int, ...]]
     aliases: Mapping[str, str]
+    used: Mapping[str, int]
     constants: tuple[str, ...]
 
 
@@ -103,7 +105,7 @@ class Correspondence(Shown):
         return {
             address: tuple(pairs)
             for address, pairs in found.items()
-            if sum(pair.ours.numel for pair in pairs) == _numel(self.recipient.shapes[address])
+            if sum(pair.ours.numel for pair in pairs) == self.recipient.used[address]
         }
 
     @property
@@ -182,7 +184,8 @@ class Correspondence(Shown):
             read: gives the donor's tensors by first address.
 
         Returns:
-            The donor's tensor itself where it fits as it is, else a new one.
+            The donor's tensor itself where it fits as it is, else a new one. Numbers of it that
+            no operation reads (the middle of a bias that is set to zero) are zeros.
         """
         pairs, shape = self.parts[address], self.recipient.shapes[address]
         if address in self.straight:
@@ -226,20 +229,21 @@ class Correspondence(Shown):
         )
 
 
-def form_of(title: str, index: tree.Index, state: frozenset[str]) -> Form:
+def form_of(title: str, index: tree.Index, used: Mapping[str, int]) -> Form:
     """What a correspondence keeps of a model.
 
     Args:
         title: what to call it.
         index: its tensors.
-        state: addresses of buffers that belong to operations.
+        used: how many numbers of each tensor belong to operations.
     """
     entries = list(index.of_kind("parameter", "buffer"))
     return Form(
         title,
         {entry.address: tuple(entry.tensor.shape) for entry in entries},
         {address: entry.address for entry in entries for address in entry.addresses},
-        tuple(e.address for e in entries if e.kind == "buffer" and e.address not in state),
+        used,
+        tuple(e.address for e in entries if e.kind == "buffer" and e.address not in used),
     )
 
 
@@ -255,13 +259,13 @@ def correspondence_of(
     """
     found = _Pairing(alignment)
     beside = list(_beside(found.norms, indexes))
-    state = [
-        frozenset(tensors) | {pair.donor if place == 0 else pair.recipient for pair in beside}
-        for place, tensors in enumerate((alignment.one.tensors, alignment.other.tensors))
-    ]
+    state = (
+        alignment.one.tensors | {pair.donor: pair.theirs.numel for pair in beside},
+        alignment.other.tensors | {pair.recipient: pair.ours.numel for pair in beside},
+    )
     forms = [
-        form_of(title, index, held)
-        for title, index, held in zip(titles, indexes, state, strict=True)
+        form_of(title, index, used)
+        for title, index, used in zip(titles, indexes, state, strict=True)
     ]
     draft = Correspondence(
         forms[0],
@@ -276,8 +280,8 @@ def correspondence_of(
     used = {pair.donor for pairs in draft.parts.values() for pair in pairs}
     return replace(
         draft,
-        donor_only=tuple(_leftovers(forms[0], used, found.reasons[0], state[0])),
-        recipient_only=tuple(_leftovers(forms[1], draft.parts, found.reasons[1], state[1])),
+        donor_only=tuple(_leftovers(forms[0], used, found.reasons[0])),
+        recipient_only=tuple(_leftovers(forms[1], draft.parts, found.reasons[1])),
     )
 
 
@@ -353,24 +357,15 @@ def _beside(
                 yield TensorPair(twin, address, theirs, ours, "buffer")
 
 
-def _leftovers(
-    form: Form, used: Container[str], reasons: Mapping[str, str], state: frozenset[str]
-) -> Iterator[Leftover]:
+def _leftovers(form: Form, used: Container[str], reasons: Mapping[str, str]) -> Iterator[Leftover]:
     for address, shape in form.shapes.items():
         if address in form.constants or address in used:
             continue
         reason = "takes no part in the forward pass"
-        if address in state:
+        if address in form.used:
             reason = "no operation of the other model stands in its place"
         yield Leftover(address, shape, reasons.get(address, reason))
 
 
 def _idle(pair: TensorPair) -> bool:
     return pair.role == "buffer"
-
-
-def _numel(shape: tuple[int, ...]) -> int:
-    count = 1
-    for size in shape:
-        count *= size
-    return count
