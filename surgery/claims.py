@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from surgery import tree
 from surgery.errors import ClaimContradictedError
 from surgery.facts import Fact
-from surgery.families.applied import attribute
+from surgery.families.applied import attribute, heads_for
 from surgery.families.family import Family, HeadClaim, contradicted
 from surgery.families.registry import Registry
 from surgery.findings import Head
@@ -46,9 +46,9 @@ def claims_of(index: tree.Index, registry: Registry) -> tuple[Claimed, ...]:
     found = []
     for module, addresses in index.modules.values():
         family = registry.claim(module)
-        for claim in family.heads if family is not None else ():
-            for base in addresses:
-                if family is not None:
+        if family is not None:
+            for claim in heads_for(family, module):
+                for base in addresses:
                     found.append(Claimed(tree.join(base, claim.address), base, claim, family))
     return tuple(found)
 
@@ -64,7 +64,8 @@ def synced_facts(index: tree.Index, registry: Registry) -> Iterator[Fact]:
         family = registry.claim(module)
         if family is None:
             continue
-        for path in (*family.sync, *(path for claim in family.heads for path in claim.sync)):
+        claims = heads_for(family, module)
+        for path in (*family.sync, *(path for claim in claims for path in claim.sync)):
             value = attribute(module, path)
             if type(value) is int and value > 0:
                 place, rest = _held(index, addresses[0], path)
@@ -99,11 +100,12 @@ def checked(
         return []
     own = [claimed for claimed in claims if claimed.base == ""] if family is not None else []
     asked = [c for c in own if c.claim.role != "aux" and _is_there(index, c.address)]
-    holding = [c for c in asked if _holds_parameters(index, c.address)]
+    holding = [c for c in asked if holds_parameters(index, c.address)]
     for claimed in holding:
         if not any(claimed.covers(head.addresses) for head in heads):
             shown = ", ".join(f"{h.address} ({h.num_classes})" for h in heads) or "no head"
-            raise contradicted(claimed.family, shown)
+            said = ", ".join(f"{c.address} ({c.claim.role})" for c in own)
+            raise contradicted(claimed.family, shown, expected=said)
     if asked and not holding:
         return [head for head in heads if head.corroborated]
     followed = [_following(claims, heads, head) for head in heads]
@@ -147,9 +149,10 @@ def _is_there(index: tree.Index, address: str) -> bool:
     return any(address in addresses for _, addresses in index.modules.values())
 
 
-def _holds_parameters(index: tree.Index, address: str) -> bool:
+def holds_parameters(index: tree.Index, address: str) -> bool:
+    """Whether there are parameters inside a module; a removed layer has none."""
     return any(
-        place.startswith(f"{address}.")
+        f"{place}.".startswith(f"{address}.")
         for entry in index.of_kind("parameter")
         for place in entry.addresses
     )

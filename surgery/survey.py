@@ -11,9 +11,17 @@ import torch
 from torch import nn
 
 from surgery import tree
-from surgery.claims import Claimed, checked, claim_on, claims_of, synced_facts
+from surgery.claims import (
+    Claimed,
+    checked,
+    claim_on,
+    claims_of,
+    holds_parameters,
+    synced_facts,
+)
 from surgery.errors import RecordError
 from surgery.facts import Fact, find_facts
+from surgery.families.applied import heads_for
 from surgery.families.family import Family, HeadRole
 from surgery.families.registry import Registry, in_force
 from surgery.findings import Evidence, Head, HeadOutput, Heads
@@ -176,7 +184,10 @@ def _known_inside(index: tree.Index, registry: Registry) -> tuple[str, str]:
     """The first part whose family knows heads that are none of the whole's outputs, and a name."""
     for module, addresses in index.modules.values():
         family = registry.claim(module) if addresses[0] else None
-        if family is not None and family.heads:
+        claims = () if family is None else heads_for(family, module)
+        if family is not None and any(
+            holds_parameters(index, tree.join(addresses[0], claim.address)) for claim in claims
+        ):
             return addresses[0], family.name
     return "", ""
 

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 import torch
 
 from surgery import tree
+from surgery.claims import holds_parameters
 from surgery.errors import AddressError, ClaimContradictedError, PluginError, SurgeryError
-from surgery.families.applied import attribute, example_for, stages_for, stem_for
+from surgery.families.applied import attribute, example_for, heads_for, stages_for, stem_for
 from surgery.families.family import Family, contradicted, overlaps
 from surgery.families.registry import Registry, check_registry
 from surgery.graph.record import record_graph
@@ -19,6 +20,7 @@ from surgery.graph.record import record_graph
 if TYPE_CHECKING:
     from torch import nn
 
+    from surgery.families.catalog import Builder
     from surgery.graph.example import Example
     from surgery.graph.graph import Graph, Node
     from surgery.heads import Head
@@ -89,7 +91,7 @@ def check_family(
     held: set[str] = set()
     for name, build in builders.items():
         held |= _check_model(family, name, _build(family, name, build), registry)
-    for claim in family.heads:
+    for claim in () if callable(family.heads) else family.heads:
         if claim.address not in held:
             raise contradicted(
                 family,
@@ -99,7 +101,9 @@ def check_family(
     return tuple(builders)
 
 
-def _imported(family: Family, name: str, target: str) -> nn.Module:
+def _imported(family: Family, name: str, target: Builder) -> nn.Module:
+    if callable(target):
+        return target()
     module, _, path = target.partition(":")
     build = attribute(import_module(module), path)
     if not callable(build):
@@ -169,7 +173,12 @@ def _check_heads(
     index = tree.index(model)
     there = {address for _, addresses in index.modules.values() for address in addresses}
     there |= {address for entry in index.tensors.values() for address in entry.addresses}
-    claims = [claim for claim in family.heads if claim.address in there]
+    # A layer without parameters stands where a model was built without a head.
+    claims = [
+        claim
+        for claim in heads_for(family, model)
+        if claim.address in there and holds_parameters(index, claim.address)
+    ]
     heads = find_heads(model, example, registry=registry)
     shown = "; ".join(_describe(head) for head in heads) or "no head"
     for claim in claims:
@@ -212,6 +221,11 @@ def _describe(head: Head) -> str:
 
 def _check_places(family: Family, name: str, model: nn.Module, example: Example | None) -> None:
     """Stem and stages exist, are disjoint, run in that order, and miss no parameter."""
+    stem = stem_for(family, model)
+    steps = [("stem", stem)] if stem else []
+    steps += [(f"stages[{i}]", stage) for i, stage in enumerate(stages_for(family, model))]
+    if not steps:
+        return
     if example is None:
         raise PluginError(
             f"family {family.name!r} has stages and no example, so their order cannot be checked",
@@ -220,9 +234,6 @@ def _check_places(family: Family, name: str, model: nn.Module, example: Example 
             found="None",
             fix="example=(2, 3, 224, 224)",
         )
-    stem = stem_for(family, model)
-    steps = [("stem", stem)] if stem else []
-    steps += [(f"stages[{i}]", stage) for i, stage in enumerate(stages_for(family, model))]
     places = [(label, address) for label, addresses in steps for address in addresses]
     for label, address in places:
         try:
@@ -231,7 +242,7 @@ def _check_places(family: Family, name: str, model: nn.Module, example: Example 
             raise contradicted(
                 family, f"{name}: {error}", expected=f"{address!r} ({label})"
             ) from error
-    places += [("heads", claim.address) for claim in family.heads]
+    places += [("heads", claim.address) for claim in heads_for(family, model)]
     for (label, address), (other_label, other) in overlaps(places):
         raise contradicted(
             family,

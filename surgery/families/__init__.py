@@ -1,7 +1,8 @@
 """What plugins know of architectures: all that the author of one imports, in one place."""
 
+from surgery.families.catalog import Catalog
 from surgery.families.family import Family, HeadClaim
 from surgery.families.hookspecs import hookimpl
 from surgery.families.kinds import HeadKind, WeightReader
 
-__all__ = ["Family", "HeadClaim", "HeadKind", "WeightReader", "hookimpl"]
+__all__ = ["Catalog", "Family", "HeadClaim", "HeadKind", "WeightReader", "hookimpl"]

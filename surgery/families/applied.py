@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, cast
 
 from surgery.errors import PluginError
-from surgery.families.family import Family, Stages, Stem
+from surgery.families.family import Family, HeadClaim, Stages, Stem, are_claims
 
 if TYPE_CHECKING:
     import torch
@@ -27,7 +27,7 @@ def example_for(family: Family, model: nn.Module) -> Example | None:
         model: the model; a wrapped one is reached through.
 
     Returns:
-        The example, or None where the family supplies none.
+        The example, or None where the family supplies none, or none for this model.
 
     Raises:
         PluginError: the family's shape names an attribute that the model lacks or that is no
@@ -52,12 +52,42 @@ def example_for(family: Family, model: nn.Module) -> Example | None:
     model = tree.unwrap(model)
     if callable(spec):
         example = _call(family, "example", spec, model)
-        if not isinstance(example, Example):
-            raise _wrong(family, "example", "a surgery.Example", example)
+        if example is not None and not isinstance(example, Example):
+            raise _wrong(family, "example", "a surgery.Example, or None", example)
         return example
     sizes = tuple(item if isinstance(item, int) else _size(family, model, item) for item in spec)
     dtype, device = _placement(model)
     return Example((torch.zeros(sizes, dtype=dtype, device=device),))
+
+
+def heads_for(family: Family, model: nn.Module) -> tuple[HeadClaim, ...]:
+    """What the family claims of the heads of this model.
+
+    Args:
+        family: the family that claimed the model.
+        model: the model; a wrapped one is reached through.
+
+    Raises:
+        PluginError: the family's callable raised, or returned something else than a tuple of
+            claims.
+
+    Example:
+        >>> from torch import nn
+        >>> from surgery.families.applied import heads_for
+        >>> from surgery.families.family import Family, HeadClaim
+        >>> claims = lambda model: (HeadClaim("fc"),) if hasattr(model, "fc") else ()
+        >>> family = Family("line", ("torch.nn.modules.linear.Linear",), heads=claims)
+        >>> heads_for(family, nn.Linear(5, 1))
+        ()
+    """
+    from surgery import tree
+
+    if not callable(family.heads):
+        return family.heads
+    claims = _call(family, "heads", family.heads, tree.unwrap(model))
+    if not are_claims(claims):
+        raise _wrong(family, "heads", "a tuple of HeadClaim", claims)
+    return cast("tuple[HeadClaim, ...]", claims)
 
 
 def stages_for(family: Family, model: nn.Module) -> Stages:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 from surgery.errors import ClaimContradictedError, PluginError
+from surgery.families.catalog import Catalog
 
 if TYPE_CHECKING:
     from torch import nn
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 HeadRole: TypeAlias = Literal["main", "aux", "distillation", "projection", "coupled", "keypoints"]
 Stages: TypeAlias = "tuple[tuple[str, ...], ...]"
 Stem: TypeAlias = "tuple[str, ...]"
-ExampleSpec: TypeAlias = "Callable[[nn.Module], Example] | tuple[int | str, ...]"
+ExampleSpec: TypeAlias = "Callable[[nn.Module], Example | None] | tuple[int | str, ...]"
 Rules: TypeAlias = "tuple[tuple[str, str], ...]"
 
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*")
@@ -119,13 +120,17 @@ class Family:
     Args:
         name: what people call it, ``tinynet``.
         classes: qualified names of the model classes it claims, ``package.module.Class``.
-            Subclasses are claimed too, unless a family claims them by their own name.
+            Subclasses are claimed too, unless a family claims them by their own name. Where a
+            library has no base class for its models, ``package.*`` claims every class defined in
+            that package that has the ``marker``; any closer claim beats it.
+        marker: with ``package.*``, an attribute or method that the classes of models have and
+            those of their parts lack.
         packages: top-level packages that hold the classes and the catalog.
         example: the input of one forward pass. Either the shape of a single floating tensor, a
             tuple of whole numbers and of attribute paths read from the model
             (``(2, "conv1.in_channels", 224, 224)``), or a callable from the model to a
             ``surgery.Example``. Two samples at least: BatchNorm refuses one in train mode.
-        heads: the layers that make classes.
+        heads: the layers that make classes; or a callable from the model to that.
         headless: nothing in these models makes classes, whatever their outputs look like.
         background: the name of class 0, where these models treat it as "no object"; empty where
             they do not.
@@ -143,7 +148,7 @@ class Family:
         renames: for each checkpoint dialect its rules, pairs of a regular expression and a
             replacement that ``re.sub`` applies in order to make this model's key.
         catalog: names it can build, each with a ``package.module:callable`` that takes no
-            required argument.
+            required argument; or a ``Catalog``, listed when somebody asks.
 
     Raises:
         PluginError: a field has a wrong type, is malformed, holds a duplicate or overlaps with
@@ -165,7 +170,7 @@ class Family:
     classes: tuple[str, ...]
     packages: tuple[str, ...] = ()
     example: ExampleSpec | None = None
-    heads: tuple[HeadClaim, ...] = ()
+    heads: tuple[HeadClaim, ...] | Callable[[nn.Module], tuple[HeadClaim, ...]] = ()
     headless: bool = False
     background: str = ""
     notes: tuple[str, ...] = ()
@@ -174,7 +179,8 @@ class Family:
     sync: tuple[str, ...] = ()
     resize: Resize | None = None
     renames: Mapping[str, Rules] = field(default_factory=dict, hash=False)
-    catalog: Mapping[str, str] = field(default_factory=dict, hash=False)
+    catalog: Mapping[str, str] | Catalog = field(default_factory=dict, hash=False)
+    marker: str = ""
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not _NAME.fullmatch(self.name):
@@ -190,11 +196,12 @@ class Family:
         self._check_resize()
         self._check_places()
         object.__setattr__(self, "renames", self._checked_mapping("renames", self.renames))
-        object.__setattr__(self, "catalog", self._checked_mapping("catalog", self.catalog))
+        if not isinstance(self.catalog, Catalog):
+            object.__setattr__(self, "catalog", self._checked_mapping("catalog", self.catalog))
+            for name, target in self.catalog.items():
+                self._check_target(name, target)
         for dialect, rules in self.renames.items():
             self._check_rules(dialect, rules)
-        for name, target in self.catalog.items():
-            self._check_target(name, target)
 
     def _wrong(self, name: str, what: str, expected: str, found: object, fix: str) -> PluginError:
         return PluginError(
@@ -211,7 +218,7 @@ class Family:
     def _check_names(self) -> None:
         sample = "package.module.Class"
         for cls in self._check_strings("classes", self.classes, sample):
-            parts = cls.split(".")
+            parts = (cls.removesuffix(".*") + ".x" if self.marker else cls).split(".")
             if len(parts) < 2 or not all(p.isidentifier() or p == "<locals>" for p in parts):
                 raise self._wrong(
                     "classes",
@@ -224,6 +231,9 @@ class Family:
             raise self._wrong(
                 "classes", "it claims nothing", sample, "()", f"classes=('{sample}',)"
             )
+        if not isinstance(self.marker, str):
+            fix = "marker='forward_features'"
+            raise self._wrong("marker", "marker has a wrong type", "a name", self.marker, fix)
         for package in self._check_strings("packages", self.packages, "package"):
             if not package.isidentifier():
                 raise self._wrong(
@@ -262,13 +272,12 @@ class Family:
             )
 
     def _check_places(self) -> None:
-        if not isinstance(self.heads, tuple) or not all(
-            isinstance(head, HeadClaim) for head in self.heads
-        ):
+        claims = () if callable(self.heads) else self.heads
+        if not are_claims(claims):
             raise self._wrong(
                 "heads",
                 "heads has a wrong type",
-                "a tuple of HeadClaim",
+                "a tuple of HeadClaim, or a callable",
                 self.heads,
                 "heads=(HeadClaim('classifier'),)",
             )
@@ -277,7 +286,7 @@ class Family:
                 "headless",
                 "a family claims heads, or says that there are none",
                 "True where heads is empty, or False",
-                f"headless={self.headless!r}, {len(self.heads)} heads",
+                f"headless={self.headless!r}, {len(claims) or 'perhaps'} heads",
                 "leave headless out",
             )
         self._check_strings("notes", self.notes, "class 0 is never a label")
@@ -289,7 +298,7 @@ class Family:
                 self.background,
                 "background='__background__'",
             )
-        places = [("heads", head.address) for head in self.heads]
+        places = [("heads", head.address) for head in claims]
         if not callable(self.stem):
             stem = self._check_strings("stem", self.stem, "conv1")
             places += [("stem", address) for address in stem]
@@ -388,6 +397,11 @@ class Claim:
     exact: bool
 
 
+def are_claims(value: object) -> bool:
+    """Whether a value is a tuple of claims on heads."""
+    return isinstance(value, tuple) and all(isinstance(item, HeadClaim) for item in value)
+
+
 def overlaps(
     places: Sequence[tuple[str, str]],
 ) -> Iterable[tuple[tuple[str, str], tuple[str, str]]]:
@@ -420,7 +434,8 @@ def contradicted(
           next: correct the claim, and run surgery.testing.check_family(family)
     """
     by = f" (plugin {plugin!r})" if plugin else ""
-    claims = ", ".join(f"{head.address} ({head.role})" for head in family.heads)
+    known = () if callable(family.heads) else family.heads
+    claims = ", ".join(f"{head.address} ({head.role})" for head in known)
     return ClaimContradictedError(
         f"the graph shows something else than family {family.name!r}{by} says",
         where=f"Family({family.name!r}).heads",

@@ -182,7 +182,7 @@ class Registry:
 
     @property
     def catalog_names(self) -> tuple[str, ...]:
-        """Every name that the catalogs of the families offer, with its package before it."""
+        """Every name that the catalogs of the families list, with its package before it."""
         return tuple(
             f"{(family.packages or (family.name,))[0]}:{name}"
             for family in self.families
@@ -421,17 +421,31 @@ def _conflict(class_name: str, claims: Sequence[tuple[str, _Owned]]) -> Conflict
 def _nearest(
     table: Mapping[str, Sequence[tuple[str, _Owned]]], cls: type
 ) -> tuple[str, str, _Owned] | None:
-    """The claim on the first class of the MRO that has one."""
+    """The claim on the first class of the MRO that has one, by its name or else by its package."""
     from surgery.tree import class_name
 
     for base in cls.__mro__:
-        claims = table.get(class_name(base), ())
+        claims = table.get(class_name(base), ()) or _of_package(table, base)
         if len(claims) > 1:
             raise _conflict(class_name(base), claims).error()
         if claims:
             plugin, value = claims[0]
             return class_name(base), plugin, value
     return None
+
+
+def _of_package(
+    table: Mapping[str, Sequence[tuple[str, _Owned]]], cls: type
+) -> list[tuple[str, _Owned]]:
+    """The claims on the innermost package of a class, where it has their marker."""
+    package = cls.__module__
+    while package:
+        claims = table.get(f"{package}.*", ())
+        found = [c for c in claims if isinstance(c[1], Family) and hasattr(cls, c[1].marker)]
+        if found:
+            return found
+        package = package.rpartition(".")[0]
+    return []
 
 
 def _explain_plugin(plugin: Plugin, failures: Sequence[PluginFailure]) -> Iterator[str]:

@@ -218,7 +218,8 @@ def check_known_layers(known: Survey) -> None:
     if any(e.source == "family" for head in known.heads for e in head.evidence):
         return
     shown = ", ".join(f"{h.address} ({h.num_classes * h.factor} outputs)" for h in known.heads)
-    claimed = [claim.address for claim in family.heads if claim.role not in FOLLOWING]
+    heads = () if callable(family.heads) else family.heads
+    claimed = [claim.address for claim in heads if claim.role not in FOLLOWING]
     part = claimed[0].rpartition(".")[0] if claimed else ""
     raise PlanError(
         f"forward depends on values and was not recorded, and family {family.name!r} does not know "

@@ -12,6 +12,7 @@ from typing import Any
 from torch import nn
 
 from surgery.errors import ArgumentError, PlanError
+from surgery.families.catalog import Catalog
 from surgery.families.family import Family
 from surgery.families.registry import Registry
 from surgery.wrappers import class_name
@@ -37,7 +38,8 @@ def resolve_target(target: object, registry: Registry) -> Target:
 
     Args:
         target: a name of a catalog (``"package:name"``, ``"family:name"``, or the name alone where
-            one catalog has it), ``"package.module:callable"``, or a callable. A catalog comes
+            one catalog has it, and not one that is listed only when asked),
+            ``"package.module:callable"``, or a callable. A catalog comes
             before a module of the same name.
         registry: the plugins whose catalogs are asked.
 
@@ -69,7 +71,7 @@ def _named(target: str, registry: Registry) -> Target:
     found = [
         family
         for family in registry.families
-        if name in family.catalog and prefix in ("", family.name, *family.packages)
+        if prefix in _prefixes(family) and name in family.catalog
     ]
     if len(found) > 1:
         raise ArgumentError(
@@ -88,14 +90,21 @@ def _named(target: str, registry: Registry) -> Target:
     return Target(target, _imported(target, registry))
 
 
+def _prefixes(family: Family) -> tuple[str, ...]:
+    """What may stand before a family's names; nothing, where the family lists them itself."""
+    bare = () if isinstance(family.catalog, Catalog) else ("",)
+    return (*bare, family.name, *family.packages)
+
+
 def _catalogued(family: Family, name: str) -> Factory:
+    target = family.catalog[name]
     try:
-        factory: Factory = pkgutil.resolve_name(family.catalog[name])
+        factory: Factory = target if callable(target) else pkgutil.resolve_name(target)
     except (ImportError, AttributeError) as error:
         packages = " ".join(package.replace("_", "-") for package in family.packages)
         raise PlanError(
             f"family {family.name!r} builds {name!r} with what cannot be imported",
-            where=family.catalog[name],
+            where=str(target),
             expected=", ".join(family.packages) or "a callable",
             found=str(error),
             fix=f"pip install {packages}",
@@ -147,7 +156,7 @@ def _innermost(traceback: TracebackType) -> str:
 
 def _unknown(target: str, registry: Registry, why: str = "") -> ArgumentError:
     names = registry.catalog_names
-    bare = {name.partition(":")[2]: name for name in names}
+    bare = {name.partition(":")[2]: name for name in reversed(names)}
     close = get_close_matches(target, names, n=3)
     close += [bare[name] for name in get_close_matches(target.rpartition(":")[2], bare, n=3)]
     close = list(dict.fromkeys(close))[:3]

@@ -452,7 +452,8 @@ from torch import nn
 for family in registry.families:
     for name in family.classes:
         module, _, cls = name.rpartition(".")
-        made = type(cls, (nn.Module,), {{"__module__": module, "__qualname__": cls}})
+        given = {{"__module__": module, "__qualname__": cls, family.marker or "x": None}}
+        made = type(cls, (nn.Module,), given)
         assert registry.claim(made()) is family
         assert registry.claim(type("Mine", (made,), {{}})()) is family
 print(sorted(packages & set(sys.modules)))

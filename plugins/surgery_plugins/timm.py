@@ -1,0 +1,109 @@
+"""Every model of timm: one family, as its models say themselves what they are.
+
+They have no base class. Those that timm builds carry ``pretrained_cfg``; where one was made by
+its class alone, the graph does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pkgutil import resolve_name
+from typing import TYPE_CHECKING, Any
+
+from surgery.families import Catalog, Family, HeadClaim, hookimpl
+from surgery_plugins.places import gathered
+from surgery_plugins.timm_catalog import registered, target
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from surgery.families.family import Stages, Stem
+    from surgery.graph.example import Example
+
+GROUPS = "timm.models._manipulate:group_parameters"
+
+
+def config(model: Any) -> Mapping[str, Any]:
+    """What timm says of a model that it built."""
+    found = getattr(model, "pretrained_cfg", None)
+    return found if isinstance(found, Mapping) else {}
+
+
+def named(model: Any, key: str) -> tuple[str, ...]:
+    """The addresses that stand under a key, those that the model has."""
+    value = config(model).get(key) or ()
+    addresses = (value,) if isinstance(value, str) else tuple(value)
+    there = {address for address, _ in model.named_modules()}
+    return tuple(address for address in addresses if address in there)
+
+
+def heads(model: nn.Module) -> tuple[HeadClaim, ...]:
+    """The classifiers; a second one learns from a teacher."""
+    return tuple(
+        HeadClaim(address, "distillation" if address.endswith("_dist") else "main")
+        for address in named(model, "classifier")
+    )
+
+
+def example(model: Any) -> Example | None:
+    """Two images of the size that it was trained with, or that its patches are counted for."""
+    from surgery.graph.example import Example
+
+    first = next((p for p in model.parameters() if p.is_floating_point()), None)
+    sizes = config(model).get("input_size")
+    if first is None or not sizes:
+        return None
+    counted = getattr(getattr(model, "patch_embed", None), "img_size", None)
+    return Example((first.new_zeros(2, channels(model, sizes[0]), *(counted or sizes[1:])),))
+
+
+def channels(model: nn.Module, usual: int) -> int:
+    """The channels that the first layer takes, which may see 2 by 2 or 4 by 4 pixels as one."""
+    layers = (model.get_submodule(address) for address in named(model, "first_conv"))
+    taken = next((n for layer in layers if (n := getattr(layer, "in_channels", None))), usual)
+    return usual if taken in (4 * usual, 16 * usual) else int(taken)
+
+
+def groups(model: Any) -> Stages:
+    """The groups of parameters that timm makes, in order and without the classifiers."""
+    if not hasattr(model, "group_matcher"):
+        return ()
+    found = resolve_name(GROUPS)(model, model.group_matcher(coarse=True))
+    without = tuple(f"{claim.address}." for claim in heads(model))
+    kept = [
+        [name for name in names if not name.startswith(without)]
+        for _, names in sorted(found.items())
+    ]
+    # Some of its patterns leave out the stem.
+    known = {name for names in found.values() for name in names}
+    kept.insert(0, [name for name, _ in model.named_parameters() if name not in known])
+    return gathered(model, kept, *named(model, "first_conv")[:1])
+
+
+def stem(model: nn.Module) -> Stem:
+    """The first group."""
+    return next(iter(groups(model)), ())
+
+
+def stages(model: nn.Module) -> Stages:
+    """The others."""
+    return groups(model)[1:]
+
+
+FAMILY = Family(
+    name="timm",
+    classes=("timm.*",),
+    marker="reset_classifier",
+    packages=("timm",),
+    example=example,
+    heads=heads,
+    stem=stem,
+    stages=stages,
+    catalog=Catalog(registered, target),
+)
+
+
+@hookimpl
+def surgery_families() -> Sequence[Family]:
+    """Register the models of timm."""
+    return [FAMILY]

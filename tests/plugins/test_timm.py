@@ -1,0 +1,133 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from functools import partial
+
+import pytest
+import torch
+from surgery_plugins import timm as plugin
+from surgery_plugins import timm_catalog as catalog
+from torch import nn
+
+import surgery
+from surgery.errors import NoHeadError
+from surgery.families.applied import example_for, heads_for, stages_for
+from surgery.families.registry import Registry
+from surgery.heads import find_heads
+from surgery.operations.target import resolve_target
+from surgery.testing import check_family
+
+timm = pytest.importorskip("timm")
+FAMILY = plugin.FAMILY
+REGISTRY = Registry.of(FAMILY)
+
+# One of each sort: by the form of the head, of the stem, of the groups, of the size of images.
+SORTS = (
+    *("resnet18", "vit_tiny_patch16_224", "levit_128s", "deit_tiny_distilled_patch16_224"),
+    *("convnext_atto", "mobilenetv3_small_050", "poolformer_s12", "test_nfnet", "ghostnet_050"),
+    *("crossvit_tiny_240", "tresnet_m", "test_efficientnet", "mixer_s32_224", "cspresnet50"),
+)
+
+
+def build(name: str, **options: object) -> nn.Module:
+    with torch.device("meta"):
+        return resolve_target(f"timm:{name}", REGISTRY).factory(**options)
+
+
+def test_the_catalog_is_what_timm_lists():
+    assert sorted(FAMILY.catalog) == sorted(timm.list_models())
+
+
+def test_listing_and_completing_import_neither_timm_nor_torch():
+    code = "import sys; from surgery_plugins.timm import FAMILY; from surgery.families.registry "
+    code += "import Registry; names = Registry.of(FAMILY).catalog_names; "
+    code += "sys.exit(not names or 'timm' in sys.modules or 'torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_without_the_library_there_are_no_names(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(catalog, "folder", lambda *parts: None)
+    assert catalog.registered.__wrapped__() == {}
+
+
+@pytest.mark.parametrize("name", SORTS)
+def test_the_family_keeps_its_word_on_each_sort(name: str):
+    assert check_family(FAMILY, models={name: partial(build, name)}) == (name,)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", catalog.registered())
+def test_the_family_keeps_its_word_on(name: str):
+    assert check_family(FAMILY, models={name: partial(build, name)}) == (name,)
+
+
+def test_parts_are_not_claimed_and_subclasses_are():
+    model = build("resnet18")
+    assert REGISTRY.claim(model) is FAMILY
+    assert REGISTRY.claim(model.layer1) is REGISTRY.claim(model.layer1[0]) is None
+
+    class Mine(type(model)):
+        pass
+
+    assert not REGISTRY.find_claim(Mine.__new__(Mine)).exact
+
+
+def test_a_head_that_learns_from_a_teacher_is_told_apart():
+    claims = heads_for(FAMILY, build("deit_tiny_distilled_patch16_224"))
+    assert [(claim.address, claim.role) for claim in claims] == [
+        ("head", "main"),
+        ("head_dist", "distillation"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "shape"),
+    [
+        ("resnet18", {}, (2, 3, 224, 224)),
+        ("resnet18", {"in_chans": 5}, (2, 5, 224, 224)),
+        ("vit_tiny_patch16_224", {"img_size": 64, "in_chans": 1}, (2, 1, 64, 64)),
+        ("tresnet_m", {}, (2, 3, 224, 224)),
+        ("crossvit_tiny_240", {}, (2, 3, 240, 240)),
+    ],
+)
+def test_the_example_follows_how_the_model_was_built(name: str, options: dict, shape: tuple):
+    assert example_for(FAMILY, build(name, **options)).args[0].shape == shape
+
+
+def test_a_model_made_by_its_class_alone_is_left_to_the_graph():
+    with torch.device("meta"):
+        model = timm.models.resnet.ResNet(timm.models.resnet.BasicBlock, (1, 1, 1, 1))
+    assert heads_for(FAMILY, model) == ()
+    assert example_for(FAMILY, model) is None
+    (head,) = find_heads(model, registry=REGISTRY)
+    assert (head.address, head.corroborated) == ("fc", True)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "vit_tiny_patch16_224", "levit_128s"])
+def test_without_the_plugin_the_graph_finds_the_same(name: str):
+    model = build(name)
+    known, alone = (find_heads(model, registry=each) for each in (REGISTRY, Registry.of()))
+    assert [h.address for h in known] == [h.address for h in alone]
+    assert all(head.corroborated for head in alone)
+    assert stages_for(FAMILY, model)
+
+
+@pytest.mark.parametrize("name", ["vit_base_patch16_siglip_gap_224", "aimv2_large_patch14_224"])
+def test_a_model_without_a_classifier_is_recognised(name: str):
+    model = build(name)
+    assert find_heads(model, registry=REGISTRY) == ()
+    with pytest.raises(NoHeadError):
+        surgery.replace_head(model, 7, registry=REGISTRY)
+
+
+def test_seven_classes_there_and_back():
+    model = build("deit_tiny_distilled_patch16_224")
+    before = {name: id(tensor) for name, tensor in model.state_dict(keep_vars=True).items()}
+    features = model.num_features
+    outcome = surgery.replace_head(model, 7, registry=REGISTRY)
+    assert (model.num_classes, model.num_features) == (7, features)
+    assert {model.head.out_features, model.head_dist.out_features} == {7}
+    outcome.undo()
+    assert {n: id(t) for n, t in model.state_dict(keep_vars=True).items()} == before
+    assert model.num_classes == 1000

@@ -1,0 +1,172 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from surgery_plugins import transformers as plugin
+from surgery_plugins import transformers_catalog as catalog
+from torch import nn
+
+import surgery
+from surgery.errors import ArgumentError
+from surgery.families.applied import example_for, heads_for, stages_for, stem_for
+from surgery.families.registry import Registry
+from surgery.heads import find_heads
+from surgery.operations.target import resolve_target
+from surgery.testing import check_family
+
+transformers = pytest.importorskip("transformers")
+FAMILY = plugin.FAMILY
+REGISTRY = Registry.of(FAMILY)
+SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+TEXT = {**SIZES, "intermediate_size": 64, "vocab_size": 99}
+IMAGE = {**SIZES, "intermediate_size": 64, "image_size": 32, "patch_size": 8}
+SOUND = {**SIZES, "intermediate_size": 64, "conv_dim": (16,) * 7, "num_conv_pos_embeddings": 16}
+
+SMALL: dict[str, dict[str, Any]] = {
+    "BertForSequenceClassification": TEXT,
+    "BertForTokenClassification": TEXT,
+    "LlamaForSequenceClassification": {**TEXT, "num_key_value_heads": 2},
+    "GPT2ForSequenceClassification": {"n_embd": 32, "n_layer": 2, "n_head": 4, "vocab_size": 50257},
+    "BartForSequenceClassification": {
+        "d_model": 32,
+        "encoder_layers": 2,
+        "decoder_layers": 2,
+        "encoder_ffn_dim": 64,
+        "decoder_ffn_dim": 64,
+        "encoder_attention_heads": 4,
+        "decoder_attention_heads": 4,
+    },
+    "XLMForSequenceClassification": {"emb_dim": 32, "n_layers": 2, "n_heads": 4, "n_words": 99},
+    "ViTForImageClassification": IMAGE,
+    "DeiTForImageClassificationWithTeacher": IMAGE,
+    "ResNetForImageClassification": {"hidden_sizes": [8, 16], "depths": [1, 1]},
+    "TimesformerForVideoClassification": {**IMAGE, "num_frames": 2},
+    "Wav2Vec2ForSequenceClassification": SOUND,
+    "ASTForAudioClassification": {**SIZES, "intermediate_size": 64, "max_length": 64},
+}
+
+
+def build(name: str, **options: Any) -> nn.Module:
+    # For real: what looks for the end of a text needs values.
+    with torch.device("cpu"):
+        return catalog.of_class(name, **{**SMALL[name], **options}).eval()
+
+
+def builder(name: str) -> Callable[[], nn.Module]:
+    return lambda: build(name)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_the_family_keeps_its_word(name: str):
+    assert check_family(FAMILY, models={name: builder(name)}) == (name,)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_configuration_and_loss_follow_seven_classes_and_come_back(name: str):
+    torch.manual_seed(0)
+    model = build(name)
+    before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
+    labels = model.config.num_labels
+    outcome = surgery.replace_head(model, 7, registry=REGISTRY)
+    assert (model.config.num_labels, len(model.config.id2label)) == (7, 7)
+    assert set(model.config.label2id.values()) == set(range(7))
+    example = example_for(FAMILY, model)
+    answer = model(*example.args, **example.kwargs).logits
+    assert answer.shape[-1] == 7
+    # The model with a teacher takes no labels.
+    if not name.endswith("WithTeacher"):
+        told = torch.full(answer.shape[:-1], 6)
+        loss = model(*example.args, **example.kwargs, labels=told).loss
+        wanted = nn.functional.cross_entropy(answer.flatten(0, -2), told.flatten())
+        assert torch.allclose(loss, wanted, atol=1e-5)
+    outcome.undo()
+    assert (model.config.num_labels, len(model.config.label2id)) == (labels, labels)
+    assert all(torch.equal(tensor, before[key]) for key, tensor in model.state_dict().items())
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_without_the_plugin_the_graph_finds_the_same_head(name: str):
+    model = build(name, num_labels=5)
+    (known, *others) = find_heads(model, registry=REGISTRY)
+    alone = find_heads(model, registry=Registry.of())
+    assert [h.address for h in alone] == [known.address, *(h.address for h in others)]
+
+
+def test_the_catalog_lists_the_classes_behind_the_auto_classes():
+    auto = transformers.models.auto.modeling_auto
+    for task in catalog.TASKS:
+        for kind, names in getattr(auto, f"MODEL_FOR_{task}_MAPPING_NAMES").items():
+            assert kind in FAMILY.catalog
+            assert set([names] if isinstance(names, str) else names) <= set(FAMILY.catalog)
+
+
+def test_listing_imports_neither_the_library_nor_torch():
+    code = "import sys; from surgery_plugins.transformers import FAMILY; n = len(FAMILY.catalog); "
+    code += "sys.exit(n < 100 or 'transformers' in sys.modules or 'torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_model_type_is_built_with_options_and_a_number_of_classes():
+    outcome = surgery.build("transformers:vit", num_classes=7, registry=REGISTRY, **IMAGE)
+    assert type(outcome.model).__name__ == "ViTForImageClassification"
+    assert (outcome.model.config.num_labels, outcome.model.classifier.out_features) == (7, 7)
+
+
+def test_a_directory_with_a_configuration_is_built(tmp_path: Path):
+    model = build("BertForTokenClassification", num_labels=3)
+    model.config.architectures = ["BertForTokenClassification"]
+    model.config.save_pretrained(tmp_path)
+    made = resolve_target(f"transformers:{tmp_path}", REGISTRY).factory()
+    assert json.loads((tmp_path / "config.json").read_text())["model_type"] == "bert"
+    assert type(made) is type(model)
+    assert made.config.num_labels == 3
+    with pytest.raises(ArgumentError):
+        resolve_target(f"transformers:{tmp_path / 'elsewhere'}", REGISTRY)
+
+
+def test_key_and_value_caches_are_no_outputs():
+    # Two heads of keys are as many as the labels: the cache would look like classes.
+    model = build("LlamaForSequenceClassification")
+    assert [head.address for head in find_heads(model, registry=REGISTRY)] == ["score"]
+
+
+@pytest.mark.parametrize(("pad", "rows"), [(None, 1), (0, 2)])
+def test_a_text_model_that_cannot_pad_gets_one_text(pad: int | None, rows: int):
+    model = build("GPT2ForSequenceClassification", pad_token_id=pad)
+    assert example_for(FAMILY, model).kwargs["input_ids"].shape[0] == rows
+
+
+def test_the_last_word_ends_the_text():
+    model = build("BartForSequenceClassification")
+    words = example_for(FAMILY, model).kwargs["input_ids"]
+    assert (words == model.config.eos_token_id).sum(1).tolist() == [1, 1]
+
+
+def test_other_tasks_claim_no_classes():
+    with torch.device("meta"):
+        model = transformers.BertForMultipleChoice(transformers.BertConfig(**TEXT))
+    assert REGISTRY.claim(model) is FAMILY
+    assert heads_for(FAMILY, model) == ()
+
+
+def test_a_tied_head_of_a_language_model_is_recognised():
+    config = transformers.GPT2Config(n_embd=32, n_layer=2, n_head=4)
+    model = transformers.GPT2LMHeadModel(config)
+    (head,) = find_heads(model, registry=REGISTRY)
+    assert (head.address, head.tied_to) == ("lm_head", ("transformer.wte.weight",))
+
+
+def test_stages_are_the_layers():
+    model = build("BertForSequenceClassification")
+    assert stem_for(FAMILY, model) == ("bert.embeddings",)
+    assert stages_for(FAMILY, model) == (
+        ("bert.encoder.layer.0",),
+        ("bert.encoder.layer.1", "bert.pooler"),
+    )
