@@ -34,7 +34,7 @@ def test_every_name_at_the_door_is_in_the_reference(name: str):
 
 
 def test_every_page_is_in_a_table_of_contents():
-    listed = {"index"}
+    listed = {"index", "../README"}
     for page in pages():
         text = (DOCS / page.path).read_text("utf-8")
         for tree in re.findall(r"^```\{toctree\}\n(.*?)^```", text, re.M | re.S):
