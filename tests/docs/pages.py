@@ -1,4 +1,4 @@
-"""The pages of docs/ and the README as what can be run: blocks of code, in order, where they stand."""
+"""The pages of docs/ and the README as what can be run: blocks of code, in order, as they stand."""
 
 from __future__ import annotations
 
