@@ -58,7 +58,7 @@ def _(followed: Followed) -> Report:
                         each.what,
                         each.state,
                         *(each.entries or (None, None)),
-                        each.step,
+                        _whole(each.step),
                         each.reason,
                     )
                     for each in followed.moved
@@ -97,3 +97,8 @@ def _(groups: Groups) -> Report:
 def _(plan: Unfreezing) -> Report:
     rows = tuple((phase.name, phase.epoch, phase.parts) for phase in plan.phases)
     return Report("unfreezing", "Unfreezing", (), (Table("phases", "Stages", _PHASES, rows),))
+
+
+def _whole(step: float | None) -> float | None:
+    """A count without a point."""
+    return int(step) if step is not None and step.is_integer() else step
