@@ -162,6 +162,10 @@ def _ended(run: Any, as_json: bool, debugging: bool) -> int:
     except (click.Abort, KeyboardInterrupt):
         click.echo("surgery: stopped", err=True)
         return _STOPPED
+    except click.exceptions.NoArgsIsHelpError as error:
+        # Whoever asks for nothing is shown what there is.
+        click.echo(error.format_message(), err=True)
+        return _MISTAKE
     except click.ClickException as error:
         complaints.say(complaints.of_usage(error), as_json, "UsageError")
         return _MISTAKE

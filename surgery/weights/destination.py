@@ -47,14 +47,6 @@ def check_destination(path: str | os.PathLike[str], overwrite: bool) -> None:
             fix=f"Path({str(target.parent)!r}).mkdir(parents=True)",
         )
     if target.exists():
-        if not overwrite:
-            raise WeightsError(
-                "there is a file already",
-                where=str(target),
-                expected="a new name, or overwrite=True",
-                found=f"{target.stat().st_size:,} bytes",
-                fix=f"surgery.save(model, {target.name!r}, overwrite=True)",
-            )
         if not target.is_file():
             raise WeightsError(
                 "this is no file that could be replaced",
@@ -62,6 +54,14 @@ def check_destination(path: str | os.PathLike[str], overwrite: bool) -> None:
                 expected="a regular file, or nothing",
                 found="a device, a pipe or a socket",
                 fix="pass the path of a file",
+            )
+        if not overwrite:
+            raise WeightsError(
+                "there is a file already",
+                where=str(target),
+                expected="a new name, or overwrite=True",
+                found=f"{target.stat().st_size:,} bytes",
+                fix=f"surgery.save(model, {target.name!r}, overwrite=True)",
             )
 
 

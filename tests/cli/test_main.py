@@ -79,6 +79,12 @@ def test_help_names_every_command(surgery):
     assert surgery("-h").output == done.output
 
 
+def test_nothing_asked_for_is_answered_with_help(surgery):
+    done = surgery()
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert done.stderr == surgery("--help").stdout
+
+
 @pytest.mark.parametrize(
     "words", [("--help",), ("--version",), ("plugins",), ("nonsense",)], ids=str
 )

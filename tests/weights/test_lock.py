@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from surgery.errors import WeightsError
 from surgery.weights import destination
-from surgery.weights.destination import placed
+from surgery.weights.destination import check_destination, placed
 from surgery.weights.lock import locked
 
 ROOT = Path(__file__).parents[2]
@@ -139,3 +140,10 @@ def test_a_disk_without_locks_is_written_to_and_nothing_is_removed(
     write(tmp_path / "a.bin")
     assert (tmp_path / "a.bin").read_bytes() == b"new"
     assert parts(tmp_path) == [left.name]
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_device_is_no_destination_and_nobody_is_told_to_overwrite_it(overwrite: bool):
+    with pytest.raises(WeightsError) as caught:
+        check_destination(os.devnull, overwrite)
+    assert "overwrite" not in str(caught.value)
