@@ -193,6 +193,8 @@ def test_a_click_zooms_in_both_and_the_trail_leads_out(show: Opener):
     page.mouse.click(label["x"] + 2, label["y"] + label["height"] / 2)
     levels = [page.get_attribute(f"#plot-{key}", "data-level") for key in ("before", "after")]
     assert levels == ["late", "late"]
+    captions = page.locator("figure:has(.plot) figcaption span").all_inner_texts()
+    assert captions == ["8,577", "8,577"]
     assert not any("stem" in line for key in ("before", "after") for line in labels(page, key))
     assert page.locator("#trail button").all_inner_texts() == ["Sequential", "late"]
     page.locator("#trail button").first.click()
@@ -294,6 +296,10 @@ def test_no_word_is_torn_on_a_phone(show: Opener):
         "all => all.map(one => one.getClientRects().length)",
     )
     assert set(heights) == {1}
+    long = "long" * 20
+    model = nn.ModuleDict({long: nn.ModuleDict({long: nn.Linear(2, 2)})})
+    names = show(surgery.audit(model), width=390).locator("#section-modules th.name")
+    assert max(box["width"] for box in (one.bounding_box() for one in names.all())) < 330
     # A finding is read without scrolling sideways.
     checks = "#section-checks .scroll"
     assert page.eval_on_selector(checks, "one => one.scrollWidth <= one.clientWidth")

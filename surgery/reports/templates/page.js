@@ -105,6 +105,9 @@
     const { shown, cut } = visible(chart);
     plot.parentNode.querySelector(".cut").textContent =
       cut ? `${cut.toLocaleString("en")} smaller parts are not drawn here: zoom in` : "";
+    // The number above a chart is that of what is shown.
+    const whole = shown[0].place === 0 ? chart.whole : chart.texts[shown[0].place];
+    plot.parentNode.querySelector("figcaption span").textContent = whole;
     const of = (column) => shown.map(({ place }) => chart[column][place]);
     const { fill, ink, line, width } = colours(chart, shown);
     const trace = {
