@@ -22,6 +22,7 @@ VALUES = (
     "heads",
     "inspection",
     "layers",
+    "optimizers",
     "parameters",
     "plan",
     "recipe",

@@ -45,4 +45,9 @@ def every_value() -> list[Any]:
     found.append(surgery.diff({"a": torch.ones(2)}, {"a": torch.zeros(2)}, registry=registry))
     found.append(surgery.align(Classifier(), Classifier(), example=vectors(), registry=registry))
     found += [surgery.summary(Classifier(), vectors()), ran()]
+    optimizer = torch.optim.SGD(outcome.model.parameters(), lr=0.1)
+    again = surgery.replace_head(outcome.model, 4, example=vectors(), registry=registry)
+    found.append(surgery.follow(optimizer, again))
+    found.append(surgery.parameter_groups(rich_model(), registry=registry))
+    found.append(surgery.unfreezing(Classifier(), example=vectors(), registry=registry))
     return [*found, Example(), registry, Report("kind", "Title")]
