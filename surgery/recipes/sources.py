@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from surgery.errors import PlanError, RecipeError
+from surgery.families.catalog import Catalog
 from surgery.families.registry import Registry
 from surgery.operations.build import build
 from surgery.operations.plan import Outcome
@@ -138,8 +139,10 @@ def remembered(
     """
     origin = read_record(read(path, registry=registry).metadata, path).origin
     said = "" if origin is None else origin.target
-    meant = [name for name in registry.catalog_names if said in (name, name.partition(":")[2])]
-    if origin is None or not meant or (said not in meant and len(meant) > 1):
+    # A name alone stands for one where it is listed without being asked for.
+    listed = (each.catalog for each in registry.families if not isinstance(each.catalog, Catalog))
+    meant = [said for catalog in listed if said in catalog]
+    if origin is None or (said not in registry.catalog_names and len(meant) != 1):
         raise PlanError(
             "this file does not say which model of a catalog it was made of",
             where=path,
@@ -155,7 +158,7 @@ def remembered(
             found=brief(dict(origin.options)),
             fix=f"{printable(spelt(origin.options))}, or in a recipe options:",
         )
-    return said if said in meant else meant[0], given or {}
+    return said, given or {}
 
 
 def check_options(options: Mapping[str, Any], where: str) -> None:
