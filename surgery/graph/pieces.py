@@ -22,6 +22,7 @@ MOVES = KEEPS | {
     *("view", "_unsafe_view", "reshape", "_reshape_alias", "unsqueeze", "squeeze", "flatten"),
     *("permute", "transpose", "t", "expand", "select", "slice", "unbind", "narrow", "unflatten"),
     *("split", "split_with_sizes", "chunk", "movedim", "numpy_T", "view_as", "expand_as"),
+    "as_strided",
 }
 
 # Which features of an axis: the first, and how often and how far to step, outermost first.
@@ -119,7 +120,8 @@ def moved(node: Node, view: torch.Tensor | None) -> list[torch.Tensor | None]:
         return [view]
     function = operator(node.operation)
     arguments = [view if isinstance(value, Ref) else value for value in node.arguments]
-    if function is None or len(node.inputs) != 1:
+    if function is None or packet(node.operation) == "as_strided":
+        # What it names are places in memory, and a layout has others.
         return unknown
     if packet(node.operation) in ("_unsafe_view", "reshape"):
         function, arguments = torch.ops.aten.view.default, arguments[:2]

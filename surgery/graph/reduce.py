@@ -5,13 +5,23 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TypeAlias
 
 import torch
 
-from surgery.graph.aten import is_pointwise, packet
-from surgery.graph.canonical import Canonical, Kind, Stream
+from surgery.graph.aten import packet
+from surgery.graph.canonical import Canonical, Kind
 from surgery.graph.draft import Draft, Link, finished
+from surgery.graph.flows import (
+    Chain,
+    Flow,
+    Held,
+    Made,
+    Value,
+    held_piece,
+    link_of,
+    through,
+    with_zeros,
+)
 from surgery.graph.graph import Graph, Node, Ref
 from surgery.graph.pieces import (
     MOVES,
@@ -25,44 +35,6 @@ from surgery.graph.pieces import (
 )
 from surgery.graph.recorder import UPDATED
 from surgery.graph.skeleton import is_floating
-
-
-@dataclass(frozen=True, slots=True)
-class Flow:
-    """A value that was computed.
-
-    Attributes:
-        cell: the draft it came from.
-        features: how that draft's features lie in it, where that can still be said.
-        rows: which of them it has, where some are missing for good.
-        via: the operations it went through since.
-    """
-
-    cell: int
-    features: torch.Tensor | None = None
-    rows: Rows | None = None
-    via: tuple[int, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Held:
-    """A parameter or buffer, or a view of one, that nothing was done to."""
-
-    address: str
-    role: str
-    view: torch.Tensor | None
-    zeroed: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Chain:
-    """Vectors of the model one after the other, as one vector."""
-
-    pieces: tuple[Piece, ...]
-
-
-# None is a constant: no parameter and no input.
-_Value: TypeAlias = "Flow | Held | Chain | None"
 
 _NORMS: Mapping[str, tuple[str, ...]] = {
     "_native_batch_norm_legit_no_training": ("weight", "bias", "mean", "variance"),
@@ -113,7 +85,8 @@ def canonical(graph: Graph) -> Canonical:
 class _Reader:
     graph: Graph
     drafts: list[Draft] = field(default_factory=list)
-    values: dict[Ref, _Value] = field(default_factory=dict)
+    values: dict[Ref, Value] = field(default_factory=dict)
+    shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
     known: dict[Piece, int] = field(default_factory=dict)
 
     def read(self, node: Node) -> None:
@@ -130,17 +103,18 @@ class _Reader:
         """What flows where a value is read; None for constants."""
         value = self.values[ref]
         flow = self._flow(value, ref.node) if value is not None else None
-        return None if flow is None else _link(flow)
+        return None if flow is None else link_of(flow)
 
-    def _source(self, node: Node) -> _Value:
+    def _source(self, node: Node) -> Value:
         floating = is_floating(node.outputs[0].dtype)
         if node.role == "input":
             return Flow(self._draft("input", node.addresses[0] if node.addresses else "", node))
         if node.role == "parameter" or (node.role == "buffer" and floating and node.addresses):
+            self.shapes[node.addresses[0]] = node.outputs[0].shape
             return Held(node.addresses[0], node.role, layout(node.outputs[0].shape))
         return None
 
-    def _made(self, node: Node) -> _Value | list[_Value]:
+    def _made(self, node: Node) -> Value | list[Value]:
         name = packet(node.operation).rstrip("_") or packet(node.operation)
         if name.startswith(_CREATES) or name.endswith("_like"):
             return None
@@ -156,7 +130,7 @@ class _Reader:
         made = handler(node) if handler is not None else None
         return made if made is not None else self._plain(node, name)
 
-    def _handler(self, name: str) -> Callable[[Node], _Value] | None:
+    def _handler(self, name: str) -> Callable[[Node], Value] | None:
         if "convolution" in name:
             return self._convolution
         if name in _NORMS:
@@ -170,19 +144,22 @@ class _Reader:
             "linear": self._linear,
             "add": self._added,
             "mul": self._scaled,
+            "addcmul": self._scaled_and_added,
             "cat": self._chained,
             "embedding": self._looked_up,
             "index": self._looked_up,
         }.get(name)
 
-    def _at(self, node: Node, place: int | None) -> _Value:
+    def _at(self, node: Node, place: int | None) -> Value:
         if place is None or place >= len(node.arguments):
             return None
         ref = node.arguments[place]
         return self.values[ref] if isinstance(ref, Ref) else None
 
-    def _moved(self, node: Node) -> _Value | list[_Value]:
+    def _moved(self, node: Node) -> Value | list[Value]:
         value = self.values[node.inputs[0]]
+        if isinstance(value, Made):
+            return value
         if isinstance(value, Held):
             views = moved(node, value.view)
             return [replace(value, view=view) for view in views]
@@ -202,19 +179,23 @@ class _Reader:
             return flow.rows
         return rows_of(flow.features, self.drafts[flow.cell].features)
 
-    def _updated(self, node: Node) -> _Value:
+    def _updated(self, node: Node) -> Value:
         """A tensor after something was written into its memory through a view."""
         before, written = (self.values[ref] for ref in node.inputs)
         if isinstance(before, Held) and isinstance(written, Held) and written.zeroed:
-            return _with_zeros(before, written)
+            return with_zeros(before, written)
         if before is None:
-            return _through(written, node) if isinstance(written, Flow) else written
+            return through(written, node) if isinstance(written, Flow) else written
         if written is None:
             return before
+        if isinstance(before, Chain) or isinstance(written, Chain):
+            return None
         return self._plain(node, "updated")
 
-    def _plain(self, node: Node, name: str) -> _Value:
+    def _plain(self, node: Node, name: str) -> Value:
         """An operation without tensors of its own: one stream goes on, several are joined."""
+        if (alone := self._alone(node)) is not None:
+            return alone
         flows = [
             flow
             for ref in node.inputs
@@ -225,33 +206,47 @@ class _Reader:
             return Flow(self._join("bmm", node, [weights, flows[2]]))
         return self._joined(node, name, flows)
 
-    def _joined(self, node: Node, name: str, flows: list[Flow]) -> _Value:
+    def _alone(self, node: Node) -> Made | None:
+        """What an operation makes of one parameter and of constants, or None."""
+        values = [self.values[ref] for ref in node.inputs]
+        known = [v for v in values if isinstance(v, Made) or self._held(v) is not None]
+        others = [v for v in values if isinstance(v, Flow | Chain)]
+        addresses = {v.address for v in known if isinstance(v, Held | Made)}
+        if others or len(addresses) != 1:
+            return None
+        via = [number for v in known if isinstance(v, Made) for number in v.via]
+        return Made(addresses.pop(), (*dict.fromkeys(via), node.index))
+
+    def _joined(self, node: Node, name: str, flows: list[Flow]) -> Value:
         sources = {(flow.cell, self._rows(flow)) for flow in flows}
         if not flows:
             return None
         if len(sources) == 1:
             longest = max(flows, key=lambda flow: len(flow.via))
-            return _through(longest, node)
+            return through(longest, node)
         return Flow(self._join(name, node, flows))
 
     def _join(self, name: str, node: Node, flows: list[Flow]) -> int:
         return self._draft("join", _JOINS.get(name, name), node, flows)
 
-    def _flow(self, value: _Value, node: int) -> Flow | None:
+    def _flow(self, value: Value, node: int) -> Flow | None:
         """A value as a stream; a parameter by itself is a cell of its own."""
         if isinstance(value, Flow):
             return replace(value, features=None, rows=self._rows(value))
         if isinstance(value, Held) and value.role == "parameter" and not value.zeroed:
-            return Flow(self._parameter("value", value, node))
+            return Flow(self._parameter(value, node))
+        if isinstance(value, Made):
+            whole = Held(value.address, "parameter", layout(self.shapes[value.address]))
+            return Flow(self._parameter(whole, node), via=value.via)
         if isinstance(value, Chain):
             return Flow(self._draft("value", "", self.graph.nodes[node]))
         return None
 
-    def _parameter(self, kind: Kind, held: Held, node: int) -> int:
-        piece = _piece(held)
+    def _parameter(self, held: Held, node: int) -> int:
+        piece = held_piece(held)
         if piece not in self.known:
             shape = tuple(size for size in piece.shape if size > 1)
-            made = self._draft(kind, "", self.graph.nodes[node])
+            made = self._draft("value", "", self.graph.nodes[node])
             self.drafts[made].shape = shape
             self.drafts[made].slots["weight"] = ((piece,), shape)
             self.known[piece] = made
@@ -259,15 +254,15 @@ class _Reader:
 
     def _draft(self, kind: Kind, name: str, node: Node, flows: list[Flow] | None = None) -> int:
         draft = Draft(kind, name, node.index, node.module)
-        draft.links = [_link(replace(f, rows=self._rows(f), features=None)) for f in flows or ()]
+        draft.links = [link_of(replace(f, rows=self._rows(f), features=None)) for f in flows or ()]
         self.drafts.append(draft)
         return len(self.drafts) - 1
 
-    def _held(self, value: _Value) -> Held | None:
+    def _held(self, value: Value) -> Held | None:
         """A parameter that something is done with."""
         return value if isinstance(value, Held) and value.role == "parameter" else None
 
-    def _matrix(self, node: Node, first: int, second: int, bias: int | None) -> _Value:
+    def _matrix(self, node: Node, first: int, second: int, bias: int | None) -> Value:
         one, other = self._at(node, first), self._at(node, second)
         if isinstance(one, Flow) and (held := self._held(other)) is not None:
             view = held.view.transpose(-1, -2) if held.view is not None else None
@@ -278,15 +273,15 @@ class _Reader:
             return self._product(node, other, held, held.view, None, axis)
         return None
 
-    def _linear(self, node: Node) -> _Value:
+    def _linear(self, node: Node) -> Value:
         data, held = self._at(node, 0), self._held(self._at(node, 1))
         if not isinstance(data, Flow) or held is None:
             return None
         axis = len(node.outputs[0].shape) - 1
         return self._product(node, data, held, held.view, self._at(node, 2), axis)
 
-    def _convolution(self, node: Node) -> _Value:
-        data, held = self._at(node, 0), self._held(self._at(node, 1))
+    def _convolution(self, node: Node) -> Value:
+        data, held = self._at(node, 0), self._filter(node)
         if not isinstance(data, Flow) or held is None or held.view is None:
             return None
         view, shape = held.view, self.graph.spec(node.inputs[0]).shape
@@ -298,15 +293,24 @@ class _Reader:
             view = view.reshape(view.shape[0], -1)
         return self._product(node, data, held, view, self._at(node, 2), 1)
 
+    def _filter(self, node: Node) -> Held | None:
+        """The weight of a convolution, also where it was standardised first."""
+        value = self._at(node, 1)
+        if isinstance(value, Made):
+            shape = self.shapes[value.address]
+            whole = shape == self.graph.spec(node.inputs[1]).shape
+            return Held(value.address, "parameter", layout(shape)) if whole else None
+        return self._held(value)
+
     def _product(
         self,
         node: Node,
         data: Flow,
         held: Held,
         view: torch.Tensor | None,
-        bias: _Value,
+        bias: Value,
         axis: int,
-    ) -> _Value:
+    ) -> Value:
         if isinstance(bias, Flow) or view is None:
             return None
         made = self._draft("product", "", node, [data])
@@ -319,19 +323,19 @@ class _Reader:
         self._give(draft, "bias", bias)
         return Flow(made, features_last(shape, axis))
 
-    def _give(self, draft: Draft, role: str, value: _Value) -> bool:
+    def _give(self, draft: Draft, role: str, value: Value) -> bool:
         """Put a tensor into a slot; whether it was one that fits."""
         if isinstance(value, Chain):
             draft.slots[role] = (value.pieces, (sum(p.numel for p in value.pieces),))
         elif isinstance(value, Held) and value.view is not None:
-            piece = _piece(value)
+            piece = held_piece(value)
             shape = tuple(size for size in piece.shape if size > 1)
             draft.slots[role] = ((piece,), shape)
         else:
             return False
         return True
 
-    def _norm(self, node: Node) -> _Value:
+    def _norm(self, node: Node) -> Value:
         data = self._at(node, 0)
         if not isinstance(data, Flow):
             return None
@@ -344,7 +348,7 @@ class _Reader:
         self.drafts[made].shape = (self.graph.spec(node.inputs[0]).shape[1],)
         return Flow(made)
 
-    def _standardised(self, node: Node) -> _Value:
+    def _standardised(self, node: Node) -> Value:
         places = _PLACES[packet(node.operation)]
         data, weight, bias = (self._at(node, place) for place in (0, *places))
         if not isinstance(data, Flow) or not isinstance(weight, Held):
@@ -360,11 +364,11 @@ class _Reader:
         values = [self._at(node, 0), self._at(node, 1)]
         flows = [value for value in values if isinstance(value, Flow)]
         held = [v for v in values if isinstance(v, Chain) or self._held(v) is not None]
-        if len(flows) != 1 or len(held) != 1 or isinstance(held[0], Flow | None):
+        if len(flows) != 1 or len(held) != 1 or not isinstance(held[0], Held | Chain):
             return None
         return flows[0], held[0]
 
-    def _added(self, node: Node) -> _Value:
+    def _added(self, node: Node) -> Value:
         """A bias that is added by itself."""
         pair = self._pair(node)
         if pair is None:
@@ -391,7 +395,7 @@ class _Reader:
                 return len(self.graph.users[ref.node])
         return 2
 
-    def _scaled(self, node: Node) -> _Value:
+    def _scaled(self, node: Node) -> Value:
         pair = self._pair(node)
         if pair is None or not isinstance(pair[1], Held) or pair[1].view is None:
             return None
@@ -401,7 +405,7 @@ class _Reader:
         self.drafts[made].shape = self.drafts[made].slots["weight"][1]
         return Flow(made)
 
-    def _chained(self, node: Node) -> _Value:
+    def _chained(self, node: Node) -> Value:
         """A vector put together from vectors of the model, and from zeros."""
         values = [self.values[ref] for ref in node.inputs]
         if not any(self._held(value) is not None for value in values):
@@ -412,14 +416,32 @@ class _Reader:
             if len(shape) != 1 or isinstance(value, Flow | Chain):
                 return None
             held = self._held(value)
-            pieces.append(Piece("", shape, (1,)) if held is None else _piece(held))
+            pieces.append(Piece("", shape, (1,)) if held is None else held_piece(held))
         return Chain(tuple(pieces))
 
-    def _looked_up(self, node: Node) -> _Value:
+    def _scaled_and_added(self, node: Node) -> Value:
+        """A scale and a bias in one operation, of what is then added to something else."""
+        base, *pair = (self._at(node, place) for place in (0, 1, 2))
+        flow = next((value for value in pair if isinstance(value, Flow)), None)
+        held = next((value for value in pair if self._held(value) is not None), None)
+        if flow is None or not isinstance(held, Held) or held.view is None:
+            return None
+        made = self._draft("scale", "", node, [flow])
+        draft = self.drafts[made]
+        self._give(draft, "weight", held)
+        draft.shape = draft.slots["weight"][1]
+        if self._held(base) is not None and self._give(draft, "bias", base):
+            return Flow(made)
+        into = self._flow(base, node.index)
+        return Flow(made) if into is None else Flow(self._join("add", node, [into, Flow(made)]))
+
+    def _looked_up(self, node: Node) -> Value:
         held = self._held(self._at(node, 0))
         if held is None or held.view is None:
             return None
         flows = [f for ref in node.inputs[1:] if (f := self._flow(self.values[ref], 0)) is not None]
+        if not flows:
+            return self._alone(node)
         made = self._draft("lookup", "", node, flows)
         self._give(self.drafts[made], "weight", held)
         self.drafts[made].shape = self.drafts[made].slots["weight"][1]
@@ -427,34 +449,3 @@ class _Reader:
 
 
 _JOINS: Mapping[str, str] = {"baddbmm": "bmm", "sub": "add", "stack": "cat", "matmul": "bmm"}
-
-
-def _through(flow: Flow, node: Node) -> Flow:
-    """A stream behind an operation that has no tensors of its own."""
-    via = (*flow.via, node.index)
-    same = is_pointwise(node.operation) or node.operation == UPDATED
-    if same and flow.features is not None and flow.features.shape == node.outputs[0].shape:
-        return replace(flow, via=via)
-    return Flow(flow.cell, None, flow.rows, via)
-
-
-def _link(flow: Flow) -> Link:
-    return Link(Stream(flow.cell, flow.via), flow.rows)
-
-
-def _piece(held: Held) -> Piece:
-    if held.view is None:
-        return Piece(held.address, (), ())
-    return piece_of(held.address, held.view)
-
-
-def _with_zeros(before: Held, written: Held) -> _Value:
-    """A vector in which a range was set to zero."""
-    whole, zeros = _piece(before), _piece(written)
-    if len(whole.shape) != 1 or len(zeros.shape) != 1 or whole.stride != zeros.stride:
-        return None
-    start, end = zeros.offset, zeros.offset + zeros.numel
-    around = ((0, start), (end, whole.numel))
-    first, last = (Piece(whole.address, (b - a,), (1,), a) for a, b in around)
-    middle = Piece("", zeros.shape, (1,))
-    return Chain(tuple(piece for piece in (first, middle, last) if piece.numel))
