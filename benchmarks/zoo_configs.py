@@ -5,7 +5,6 @@ What depends on what differs by architecture, so there are several attempts, the
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterator
 from typing import Any
 
@@ -27,6 +26,8 @@ WIDTHS = {
     **dict.fromkeys(("head_dim", "d_kv"), 16),
     **dict.fromkeys(("num_experts", "num_local_experts", "n_routed_experts"), 4),
 }
+# What the defaults of some leave open, and published configurations say.
+UNSAID = {"vocab_size": 64, "num_experts_per_tok": 2}
 
 
 def parts(config: Any) -> Iterator[Any]:
@@ -52,27 +53,30 @@ def shrink(config: Any, widths: bool) -> None:
             part.layer_types = kinds[: held.get("num_hidden_layers", len(kinds))]
 
 
-def attempts(name: str) -> Iterator[nn.Module]:
+def attempts(name: str, num_labels: int) -> Iterator[nn.Module]:
     """Models of a class that could be constructed: small, shallow, and whole on ``meta``.
 
     Raises:
-        Exception: whatever the last attempt raised.
+        Exception: whatever the first attempt raised.
     """
     kind = getattr(transformers, name)
     error: Exception | None = None
     built = 0
     for widths in (True, False, None):
-        config = kind.config_class()
+        config = kind.config_class(num_labels=num_labels)
         # Published configurations say it; the defaults of some do not.
         if getattr(config, "is_encoder_decoder", False):
             config.decoder_start_token_id = getattr(config, "decoder_start_token_id", None) or 0
+        for key, size in UNSAID.items():
+            if getattr(config, key, 0) is None:
+                setattr(config, key, size)
         if widths is not None:
             shrink(config, widths)
         try:
             with torch.device("cpu" if widths else "meta"):
                 model = kind(config)
         except Exception as raised:  # of any configuration: the next attempt shrinks less
-            error = raised
+            error = error or raised
             continue
         built += 1
         yield model
@@ -80,6 +84,6 @@ def attempts(name: str) -> Iterator[nn.Module]:
         raise error
 
 
-def labelled(model: nn.Module) -> bool:
-    """Whether its forward computes a loss from labels."""
-    return "labels" in inspect.signature(model.forward).parameters
+def silence() -> None:
+    """Let the library keep its remarks on configurations to itself."""
+    transformers.logging.set_verbosity_error()

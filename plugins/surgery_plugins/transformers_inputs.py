@@ -52,7 +52,7 @@ def text(model: Any, config: Any, weight: Tensor) -> dict[str, Any] | None:
     rows = 1 if special["pad_token_id"] is None else 2
     words = weight.new_empty((rows, WORDS), dtype=_integers(), device=_real(weight)).fill_(word)
     end = special["eos_token_id"]
-    if isinstance(end, int) and 0 <= end < config.vocab_size:
+    if isinstance(end, int) and 0 <= end < (getattr(config, "vocab_size", None) or 0):
         words[:, -1] = end
     return {"input_ids": words, "attention_mask": words.clone().fill_(1)}
 

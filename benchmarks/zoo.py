@@ -1,0 +1,385 @@
+"""Every model of timm, and every classifier of transformers: 7 classes, one run, and back.
+
+Each model is a line of `results/zoo.jsonl` as soon as it is done, so that a run may end anywhere
+and the next goes on from there. What failed is tried again with `--retry`; a line measured with
+other versions of the libraries is measured again.
+
+python -m benchmarks.zoo                          # all that is missing, and the table
+python -m benchmarks.zoo --every 20 --largest 1e8 # a sample; larger models are on meta
+python -m benchmarks.zoo resnet18 BertForTokenClassification
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import dataclasses
+import gc
+import hashlib
+import inspect
+import json
+import signal
+import sys
+import time
+import warnings
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from importlib import metadata
+
+import timm
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from surgery_plugins import timm as timm_plugin
+from surgery_plugins import transformers as transformers_plugin
+from surgery_plugins.transformers_catalog import listed
+from torch import nn
+
+import surgery
+from benchmarks.families import FailedError, check_outputs, require
+from benchmarks.heads import CLASSES as DISTINCT
+from benchmarks.heads import last_linear, truth, usual_names
+from benchmarks.timing import RESULTS, THREADS, machine, markdown, publish
+from benchmarks.zoo_configs import attempts, silence
+from surgery import tree
+from surgery.errors import NoHeadError, SurgeryError
+from surgery.facts import find_facts
+from surgery.families.registry import Registry
+from surgery.graph.example import Example
+from surgery.graph.structure import replace_tensors, tensors
+from surgery.operations.plan import Outcome
+from surgery.recording import resolve_example
+
+CLASSES = 7
+BILLION = 1e9
+SECONDS = 240
+LIBRARIES = ("timm", "transformers")
+KEPT = RESULTS / "zoo.jsonl"
+REGISTRY = Registry.of(timm_plugin.FAMILY, transformers_plugin.FAMILY)
+WAYS = {
+    "graph": "surgery.find_heads, no plugin",
+    "plugin": "surgery.find_heads, plugin",
+    "linear": "the last nn.Linear in named_modules()",
+    "names": "the names fc, classifier, head, score",
+    "reset": "timm's reset_classifier(7), then 7 outputs",
+}
+
+WHAT = f"""Each model is built for {DISTINCT} classes, a number that nothing else in it has: its \
+heads are the layers with {DISTINCT} outputs. It is given {CLASSES} classes (planned, applied and \
+verified), run in eval mode on what the plugin says is its input, for transformers with the \
+library's own loss on {CLASSES} labels, and undone. Then every parameter and buffer must be the \
+same object with the same bytes and every fact (`num_classes`, `id2label`) what it was. timm's \
+models are whole; those of transformers have few and narrow layers where their class can be built \
+so. A model that timm builds without classes must be recognised: `find_heads` finds none, and \
+`replace_head` refuses."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """What was found about one model."""
+
+    name: str
+    library: str
+    versions: str
+    status: str = "failed"
+    parameters: int = 0
+    place: str = ""
+    heads: tuple[str, ...] = ()
+    right: dict[str, bool] = field(default_factory=dict)
+    reason: str = ""
+    seconds: float = 0.0
+
+
+def versions(library: str) -> str:
+    return ", ".join(f"{name} {metadata.version(name)}" for name in ("torch", library))
+
+
+def count(model: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def of_timm(name: str, largest: float) -> nn.Module:
+    """For real where it is small enough and, if timm builds it so, without classes."""
+    with torch.device("meta"):
+        try:
+            plain = timm.create_model(name)
+        except NotImplementedError:  # a constructor that computes on its weights
+            plain = None
+    headless = plain is not None and getattr(plain, "num_classes", 1) == 0
+    small = plain is None or count(plain) <= largest
+    options = {} if headless else {"num_classes": DISTINCT}
+    with torch.device("cpu" if small else "meta"):
+        return timm.create_model(name, **options)
+
+
+def of_transformers(name: str) -> tuple[nn.Module, Example]:
+    """The smallest that can be built and recorded."""
+    error: Exception | None = None
+    for model in attempts(name, DISTINCT):
+        try:
+            example = resolve_example(model, registry=REGISTRY)
+            surgery.record(model, example)
+        except SurgeryError as raised:
+            error = error or raised
+            continue
+        return model, example
+    raise error or FailedError("nothing was built")
+
+
+def snapshot(model: nn.Module) -> dict[str, object]:
+    """Every tensor by identity and bytes, and every fact."""
+    found: dict[str, object] = {}
+    for entry in tree.index(model).of_kind("parameter", "buffer"):
+        tensor = entry.tensor.detach()
+        raw = None
+        if not tensor.is_meta:
+            plain = tensor.contiguous().reshape(-1).view(torch.uint8).numpy()
+            raw = hashlib.blake2b(plain).hexdigest()
+        found[entry.address] = (id(entry.tensor), tensor.shape, tensor.dtype, raw)
+    facts = {fact.address: fact.classes for fact in find_facts(model)}
+    config = getattr(model, "config", None)
+    return {**found, "facts": facts, "labels": copy.deepcopy(getattr(config, "id2label", None))}
+
+
+def real(model: nn.Module, example: Example) -> Example:
+    """The example where the model is: inferred ones are on meta."""
+    device = next(model.parameters()).device
+
+    def there(tensor: torch.Tensor) -> torch.Tensor:
+        stays = tensor.device == device or device.type == "meta"
+        return tensor if stays else torch.zeros_like(tensor, device=device)
+
+    args, kwargs = replace_tensors((example.args, dict(example.kwargs)), there)
+    return dataclasses.replace(example, args=args, kwargs=kwargs)
+
+
+def run(model: nn.Module, outcome: Outcome, example: Example) -> None:
+    """A forward pass of the changed model, and its own loss on as many labels."""
+    inputs = real(model, example)
+    # What needs values was recorded for real, and there is nothing else to run it on.
+    place = next(model.parameters()).device
+    if place.type == "meta":
+        return  # the checks of the outcome ran on meta, in eval and in train mode
+    with torch.no_grad():
+        answer = inputs.call(model.eval())
+    check_outputs(answer, "eval", outcome)
+    if "labels" not in inspect.signature(model.forward).parameters or not hasattr(model, "config"):
+        return
+    logits = answer["logits"]
+    labels = torch.full(logits.shape[:-1], CLASSES - 1)
+    with torch.no_grad():
+        loss = model(*inputs.args, **inputs.kwargs, labels=labels)["loss"]
+    require(bool(torch.isfinite(loss)), f"the loss on {CLASSES} labels is {loss}")
+
+
+def resets(name: str, model: nn.Module, example: Example) -> bool:
+    """Whether timm's own way gives 7 outputs, on meta."""
+    with torch.device("meta"):
+        other = copy.deepcopy(model).to("meta").eval()
+        try:
+            other.reset_classifier(CLASSES)
+            inputs = real(other, example)
+            meta = replace_tensors(inputs.args, lambda tensor: tensor.to("meta"))
+            made = [tensor for _, tensor in tensors(other(*meta))]
+        except Exception:  # of any model, and then it does not
+            return False
+    return bool(made) and all(tensor.shape[1] == CLASSES for tensor in made)
+
+
+def examine(name: str, library: str, largest: float, row: Row) -> Row:
+    """One model, from its construction to the comparison."""
+    if library == "timm":
+        model = of_timm(name, largest)
+        example = resolve_example(model, registry=REGISTRY)
+    else:
+        model, example = of_transformers(name)
+    model.eval()
+    meta = next(model.parameters()).is_meta
+    row = dataclasses.replace(row, parameters=count(model), place="meta" if meta else "real")
+    wanted = truth(model)
+    heads = surgery.find_heads(model, example, registry=REGISTRY)
+    found = {head.address for head in heads}
+    row = dataclasses.replace(row, heads=tuple(sorted(found)))
+    alone = surgery.find_heads(model, example, registry=Registry.of())
+    right = {"plugin": found == wanted}
+    right["graph"] = {head.address for head in alone if head.corroborated} == wanted
+    right |= {"linear": last_linear(model) == wanted, "names": usual_names(model) == wanted}
+    if library == "timm":
+        right["reset"] = resets(name, model, example)
+    row = dataclasses.replace(row, right=right)
+    if not heads:
+        return dataclasses.replace(row, status="refused", reason=refusal(model, example, wanted))
+    require(found == wanted, f"heads {sorted(found)}, where {sorted(wanted)} make the classes")
+    before = snapshot(model)
+    outcome = surgery.replace_head(model, CLASSES, example=example, registry=REGISTRY)
+    run(model, outcome, example)
+    outcome.undo()
+    after = snapshot(model)
+    changed = [key for key in before.keys() | after.keys() if before.get(key) != after.get(key)]
+    require(not changed, f"not what they were: {sorted(changed)[:3]}")
+    return dataclasses.replace(row, status="done")
+
+
+def refusal(model: nn.Module, example: Example, wanted: set[str]) -> str:
+    require(not wanted, f"no head was found, and {sorted(wanted)} make the classes")
+    try:
+        surgery.replace_head(model, CLASSES, example=example, registry=REGISTRY)
+    except NoHeadError as error:
+        return str(error).splitlines()[0]
+    raise FailedError("heads were replaced where there are none")
+
+
+def attempt(name: str, library: str, largest: float) -> Row:
+    """As ``examine``, with whatever goes wrong in the row, within a limit of time."""
+    start = time.perf_counter()
+    row = Row(name, library, versions(library))
+
+    def stop(*_: object) -> None:
+        raise TimeoutError(f"took over {SECONDS} s")
+
+    signal.signal(signal.SIGALRM, stop)
+    signal.alarm(SECONDS)
+    try:
+        torch.manual_seed(0)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            row = examine(name, library, largest, row)
+    except Exception as error:  # of any model, and kept for the table
+        words = f"{type(error).__name__}: {error}".splitlines()
+        row = dataclasses.replace(row, reason=" ".join(map(str.strip, words))[:400])
+    finally:
+        signal.alarm(0)
+    gc.collect()
+    return dataclasses.replace(row, seconds=round(time.perf_counter() - start, 1))
+
+
+def subjects() -> dict[str, str]:
+    """The library of every model, by name."""
+    classes = sorted(set(listed().values()))
+    return {
+        **dict.fromkeys(sorted(timm.list_models()), "timm"),
+        **dict.fromkeys(classes, "transformers"),
+    }
+
+
+def kept() -> dict[str, Row]:
+    """What was measured before, with the versions that are installed."""
+    lines = KEPT.read_text("utf-8").splitlines() if KEPT.exists() else []
+    rows = [Row(**json.loads(line)) for line in lines]
+    return {row.name: row for row in rows if row.versions == versions(row.library)}
+
+
+def keep(rows: Sequence[Row]) -> None:
+    text = "".join(f"{json.dumps(dataclasses.asdict(row))}\n" for row in rows)
+    KEPT.parent.mkdir(exist_ok=True)
+    KEPT.write_text(text, "utf-8")
+
+
+def examined(chosen: Sequence[str], known: dict[str, Row], largest: float) -> Iterator[Row]:
+    libraries = subjects()
+    columns = (TextColumn("{task.description:44}"), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, TimeElapsedColumn(), console=Console(stderr=True)) as progress:
+        task = progress.add_task("", total=len(chosen))
+        for name in chosen:
+            progress.update(task, description=name)
+            if name not in known:
+                row = attempt(name, libraries[name], largest)
+                with KEPT.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps(dataclasses.asdict(row)) + "\n")
+                yield row
+            progress.advance(task)
+
+
+def covered(rows: Sequence[Row], every: dict[str, str]) -> str:
+    """How many models of each library, and what became of them."""
+    cells = []
+    for library in LIBRARIES:
+        own = [row for row in rows if row.library == library]
+        status = Counter(row.status for row in own)
+        total = sum(each == library for each in every.values())
+        places = Counter(row.place for row in own if row.status == "done")
+        counts = [status["done"], places["meta"], status["refused"], status["failed"]]
+        cells.append([library, f"{len(own)} of {total}", *map(str, counts)])
+    headers = [
+        "library",
+        "examined",
+        "there and back",
+        "of them on meta",
+        "no classifier",
+        "failed",
+    ]
+    return markdown(headers, cells)
+
+
+def compared(rows: Sequence[Row]) -> str:
+    """How often each way names exactly the layers that make the classes."""
+    cells = []
+    for way, words in WAYS.items():
+        counts = [words]
+        for library in LIBRARIES:
+            asked = [
+                row.right[way]
+                for row in rows
+                if row.library == library and way in row.right and row.status != "refused"
+            ]
+            counts.append(f"{sum(asked)} of {len(asked)}" if asked else "")
+        cells.append(counts)
+    return markdown(["way", *LIBRARIES], cells)
+
+
+def failures(rows: Sequence[Row]) -> str:
+    failed = [row for row in rows if row.status == "failed"]
+    if not failed:
+        return "Nothing failed."
+    cells = [[row.name, row.library, row.reason.replace("|", "\\|")[:240]] for row in failed]
+    return markdown(["model", "library", "reason"], cells)
+
+
+def report(rows: Sequence[Row]) -> None:
+    every = subjects()
+    rows = [row for row in rows if row.name in every]
+    missing = len(every) - len(rows)
+    said = (
+        f"**This covers {len(rows)} of {len(every)} models**; {missing} are still to be examined "
+        "(`python -m benchmarks.zoo` goes on). Each is a line of `zoo.jsonl`."
+        if missing
+        else "This covers every model. Each is a line of `zoo.jsonl`."
+    )
+    spent = f"{sum(row.seconds for row in rows) / 60:.0f} minutes in all. {machine(*LIBRARIES)}"
+    baselines = "How often each way names exactly the layers that make the classes:"
+    publish(
+        "zoo",
+        "The zoo, there and back",
+        *(WHAT, said, covered(rows, every), baselines, compared(rows)),
+        *("## Failures", failures(rows), spent),
+    )
+
+
+def main(arguments: Sequence[str] = ()) -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.zoo")
+    parser.add_argument("names", nargs="*", help="these models only")
+    parser.add_argument("--every", type=int, default=1, help="every Nth model")
+    parser.add_argument("--library", choices=LIBRARIES, help="of one library")
+    parser.add_argument("--largest", type=float, default=BILLION, help="parameters; else meta")
+    parser.add_argument("--retry", action="store_true", help="what failed as well")
+    asked = parser.parse_args(arguments)
+    torch.set_num_threads(THREADS)
+    silence()
+    known = kept()
+    if asked.retry or asked.names:
+        again = [r for r in known.values() if r.status == "failed" or r.name in asked.names]
+        known = {name: row for name, row in known.items() if row not in again}
+    keep([*known.values()])
+    every = subjects()
+    chosen = [n for n, library in every.items() if asked.library in (None, library)]
+    chosen = asked.names or chosen[:: asked.every]
+    rows = list(examined(chosen, known, asked.largest))
+    done = sorted([*known.values(), *rows], key=lambda row: [*every].index(row.name))
+    keep(done)
+    report(done)
+    return int(any(row.status == "failed" for row in rows))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
