@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,7 +11,7 @@ from torch import nn
 from surgery.errors import ArgumentError, CoverageError, PlanError
 from surgery.families.registry import Registry
 from surgery.graph.align import Alignment
-from surgery.graph.distinctions import Distinction, ways
+from surgery.graph.distinctions import ways
 from surgery.operations.align import Twins, correspondences, twins_of
 from surgery.operations.content import Content
 from surgery.operations.correspondence import Correspondence
@@ -24,6 +24,8 @@ from surgery.operations.settings import setting_steps
 from surgery.operations.writes import makers
 
 _SHOWN = 8
+# Settings that decide where a layer looks.
+_SPATIAL = frozenset({"stride", "padding", "dilation", "kernel_size", "groups", "dim", "shifts"})
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,15 +78,16 @@ def aligned(
         _check_coverage(correspondence, min_coverage)
         made = _gifts(donor, correspondence)
         attempt = _Attempt(twins, correspondence, alignment)
-        settings, told = attempt.settings(differences)
-        proof = attempt.prove(settings)
-        if proof is not None and not proof.holds and differences == "set":
-            settings, told = attempt.settings(differences, further=True)
-            proof = attempt.prove(settings)
-        if proof is not None and proof.holds:
-            notes = (*_notes(correspondence, proof), *told)
-            return Aligned(made, _pairs(correspondence), tuple(settings), proof, notes)
-        refused = refused or attempt.refusal(proof, differences)
+        for settings, told in attempt.settings(differences):
+            try:
+                proof = attempt.prove(settings)
+            except PlanError as error:
+                refused = refused or error
+                continue
+            if proof is not None and proof.holds:
+                notes = (*_notes(correspondence, proof), *told)
+                return Aligned(made, _pairs(correspondence), tuple(settings), proof, notes)
+            refused = refused or attempt.refusal(proof, differences)
     raise refused or PlanError("nothing was aligned", fix="surgery.align(donor, recipient)")
 
 
@@ -164,18 +167,28 @@ class _Attempt:
     correspondence: Correspondence
     alignment: Alignment
 
-    def settings(self, differences: str, further: bool = False) -> tuple[list[Step], list[str]]:
-        """The steps that take over the donor's settings, and sentences on what differs."""
+    def settings(self, differences: str) -> Iterator[tuple[list[Step], list[str]]]:
+        """What to take over of the donor's settings: nothing first, more where that fails.
+
+        Padding and stride come last: they may be the same, written another way.
+        """
+        every = self.correspondence.differences
+        plain = tuple(each for each in every if each.name not in _SPATIAL)
+        if differences != "set" or not plain:
+            yield [], []
         if differences != "set":
-            return [], []
-        found: list[Distinction] = list(self.correspondence.differences)
-        if further:
-            found += [way for way in dict.fromkeys(ways(self.alignment)) if way.name]
-        steps, stay = setting_steps(self.twins.models[1], found)
-        told = [
-            f"set as in the donor: {step.address} {step.before} -> {step.after}" for step in steps
-        ]
-        return steps, [*told, *(f"differs, and is no attribute to set: {each}" for each in stay)]
+            return
+        between = tuple(way for way in dict.fromkeys(ways(self.alignment)) if way.name)
+        tried: list[list[Step]] = [[]]
+        for found in (plain, every, (*every, *between)):
+            steps, stay = setting_steps(self.twins.models[1], found)
+            if steps not in tried:
+                tried.append(steps)
+                told = [
+                    f"set as in the donor: {step.address} {step.before} -> {step.after}"
+                    for step in steps
+                ]
+                yield steps, [*told, *(f"differs, and is no attribute to set: {s}" for s in stay)]
 
     def prove(self, settings: list[Step]) -> Proof | None:
         """Run both."""
@@ -183,30 +196,44 @@ class _Attempt:
         def prepare(model: nn.Module) -> None:
             Journal().perform(makers(model, tuple(settings)))
 
-        return prove(self.twins, self.correspondence, self.alignment, prepare)
+        try:
+            return prove(self.twins, self.correspondence, self.alignment, prepare)
+        except Exception as error:
+            # Layers of the user's own run here; that they refuse is a finding like any other.
+            text = str(error).strip().splitlines() or [type(error).__name__]
+            raise self._refused(
+                "with the donor's weights" + (" and settings" if settings else "") + " a model "
+                f"no longer runs: {text[0]}",
+                "two models that run on the example",
+            ) from error
+
+    def _refused(self, what: str, expected: str, fix: str = "") -> PlanError:
+        """Nothing is brought over: what differs between the two."""
+        names = [str(each) for each in self.correspondence.differences]
+        names += [str(way) for way in ways(self.alignment)]
+        names = list(dict.fromkeys(names))
+        more = [f"and {len(names) - _SHOWN} more"] if len(names) > _SHOWN else []
+        return PlanError(
+            what,
+            where=", ".join(type(model).__name__ for model in self.twins.models),
+            expected=expected,
+            found="\n".join([*names[:_SHOWN], *more]) or "operations that look the same",
+            fix=(fix if names else "") or "surgery.align(donor, recipient) shows what was aligned",
+        )
 
     def refusal(self, proof: Proof | None, differences: str) -> PlanError:
         """Why nothing is brought over."""
-        names = [str(each) for each in self.correspondence.differences]
-        names += [text for way in ways(self.alignment) if (text := str(way)) not in names]
-        names = list(dict.fromkeys(names))
-        more = [f"and {len(names) - _SHOWN} more"] if len(names) > _SHOWN else []
-        told = "\n".join([*names[:_SHOWN], *more]) or "operations that look the same"
         if proof is None:
-            return PlanError(
+            return self._refused(
                 "the two models have no result in common that could be compared",
-                where=", ".join(type(model).__name__ for model in self.twins.models),
-                expected="an output, or a layer in the middle, that both reach by the same way",
-                found=told,
-                fix="surgery.align(donor, recipient) shows what was aligned",
+                "an output, or a layer in the middle, that both reach by the same way",
             )
-        return PlanError(
-            f"with the donor's weights the recipient computes something else: {proof}",
-            where=", ".join(type(model).__name__ for model in self.twins.models),
-            expected="equal outputs within rounding",
-            found=told,
-            fix="surgery.transplant(..., match='graph', differences='set') takes over the donor's "
+        hint = (
+            "surgery.transplant(..., match='graph', differences='set') takes over the donor's "
             "settings"
-            if differences != "set" and names
-            else "surgery.align(donor, recipient) shows what was aligned",
+        )
+        return self._refused(
+            f"with the donor's weights the recipient computes something else: {proof}",
+            "equal outputs within rounding",
+            hint if differences != "set" else "",
         )
