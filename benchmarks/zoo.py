@@ -72,7 +72,9 @@ library's own loss on {CLASSES} labels, and undone. Then every parameter and buf
 same object with the same bytes and every fact (`num_classes`, `id2label`) what it was. timm's \
 models are whole; those of transformers have few and narrow layers where their class can be built \
 so. A model that timm builds without classes must be recognised: `find_heads` finds none, and \
-`replace_head` refuses."""
+`replace_head` refuses. On `meta` (above the `--largest` of the run, which is a billion parameters \
+where nothing is said, or where a class could be built no smaller) nothing is computed: there are \
+no bytes to compare and no loss, and the checks of the operation prove the shapes."""
 
 
 @dataclass(frozen=True)
@@ -347,7 +349,11 @@ def report(rows: Sequence[Row]) -> None:
         else "This covers every model. Each is a line of `zoo.jsonl`."
     )
     spent = f"{sum(row.seconds for row in rows) / 60:.0f} minutes in all. {machine(*LIBRARIES)}"
-    baselines = "How often each way names exactly the layers that make the classes:"
+    baselines = (
+        "How often each way names exactly the layers that make the classes, of the models that "
+        "could be built and recorded. All are given the same example, the plugin's; without the "
+        "plugin a head counts where an attribute or configuration says its number as well."
+    )
     publish(
         "zoo",
         "The zoo, there and back",
