@@ -311,8 +311,10 @@ class _Reader:
         bias: Value,
         axis: int,
     ) -> Value:
-        if isinstance(bias, Flow) or view is None:
+        if isinstance(bias, Flow | Made) or view is None:
             return None
+        if view.dim() == 3 and "convolution" not in node.operation and not _varies(view):
+            view = view.select(0, 0)
         made = self._draft("product", "", node, [data])
         draft, shape = self.drafts[made], node.outputs[0].shape
         draft.features = shape[axis]
@@ -449,3 +451,8 @@ class _Reader:
 
 
 _JOINS: Mapping[str, str] = {"baddbmm": "bmm", "sub": "add", "stack": "cat", "matmul": "bmm"}
+
+
+def _varies(view: torch.Tensor) -> bool:
+    """Whether a batch of matrices has more than one."""
+    return view.shape[0] > 1 and view.stride(0) > 0

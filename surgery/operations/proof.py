@@ -18,8 +18,9 @@ import torch
 from torch import nn
 
 from surgery import tree
-from surgery.graph.align import Alignment
-from surgery.graph.canonical import Canonical
+from surgery.errors import AddressError
+from surgery.graph.align import Alignment, passed
+from surgery.graph.canonical import Canonical, Stream
 from surgery.graph.example import Example
 from surgery.graph.execute import RealExecution
 from surgery.graph.graph import Graph
@@ -251,7 +252,9 @@ def _is_constant(values: torch.Tensor) -> bool:
 def _put(model: nn.Module, entry: tree.Entry, values: torch.Tensor) -> None:
     if entry.kind == "attribute":
         for address in entry.addresses:
-            tree.put(model, address, values)
+            # One that is made anew at every forward follows by itself.
+            with contextlib.suppress(AddressError):
+                tree.put(model, address, values)
     else:
         entry.tensor.data = values
 
@@ -281,21 +284,34 @@ def _outputs(
 ) -> Iterator[tuple[str, torch.Tensor, torch.Tensor]]:
     """The outputs that stand in the same place and that everything behind is aligned for."""
     same = _settled(alignment, correspondence)
+    waiting = list(alignment.other.ends)
     for end in alignment.one.ends:
-        if end.stream is None or end.stream.cell not in same:
+        if end.stream is None or end.stream.cell not in same or end.path not in first:
             continue
-        for other in alignment.other.ends:
-            if other.stream is None or same[end.stream.cell] != other.stream.cell:
-                continue
-            one, two = first.get(end.path), second.get(other.path)
-            if one is not None and two is not None and is_floating(one.dtype):
-                fitted = _fitted(one, two)
-                if fitted is not None:
-                    yield other.path, one, fitted
+        one = first[end.path]
+        candidates = {
+            other.path: (_unlike(alignment, end.stream, other.stream), fitted)
+            for other in waiting
+            if other.stream is not None
+            and other.path in second
+            and same[end.stream.cell] == other.stream.cell
+            and (fitted := _fitted(one, second[other.path])) is not None
+        }
+        if candidates and is_floating(one.dtype):
+            path = min(candidates, key=lambda each: candidates[each][0])
+            waiting = [other for other in waiting if other.path != path]
+            yield path, one, candidates[path][1]
+
+
+def _unlike(alignment: Alignment, one: Stream, two: Stream) -> bool:
+    """Whether two outputs of one cell went through different operations since."""
+    return passed(alignment.one, one) != passed(alignment.other, two)
 
 
 def _fitted(one: torch.Tensor, two: torch.Tensor) -> torch.Tensor | None:
     """The second in the first one's shape, where they differ in axes of one entry alone."""
+    if one.dtype != two.dtype:
+        return None
     sizes = [[size for size in tensor.shape if size > 1] for tensor in (one, two)]
     return two.reshape(one.shape) if sizes[0] == sizes[1] else None
 
