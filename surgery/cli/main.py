@@ -26,6 +26,7 @@ from surgery.errors import SurgeryError
 
 # Each command: where it is, and what it does in a line.
 COMMANDS: dict[str, tuple[str, str]] = {
+    "align": ("surgery.cli.align:command", "Show which tensor of one model is which of another."),
     "apply": ("surgery.cli.apply:command", "Carry out a recipe: build, change, check, write."),
     "audit": ("surgery.cli.audit:command", "Count parameters, buffers and bytes by module."),
     "diff": ("surgery.cli.diff:command", "Compare two models or checkpoints."),

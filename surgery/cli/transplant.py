@@ -35,6 +35,15 @@ from surgery.cli import options, running
     is_flag=True,
     help="Also between layers that differ in more than their weights.",
 )
+@click.option(
+    "--match",
+    type=click.Choice(["address", "graph"]),
+    default="address",
+    show_default=True,
+    help="By name, or by what both compute: between libraries, proven by output.",
+)
+@click.option("--set-differences", is_flag=True, help="By graph: take over eps and the like.")
+@options.example
 @running.recipe
 @running.output
 def command(
@@ -46,6 +55,9 @@ def command(
     mapping: tuple[str, ...],
     donor_weights: str | None,
     allow_differences: bool,
+    match: str,
+    set_differences: bool,
+    example: tuple[int, ...] | None,
     **arguments: Any,
 ) -> None:
     """Put layers of DONOR, a model or a checkpoint, into RECIPIENT, and write that to a file."""
@@ -56,6 +68,9 @@ def command(
         arguments["donor"] = {"target": donor, "weights": donor_weights}
     arguments |= {"mapping": _mapping(mapping)} if mapping else {}
     arguments |= {"differences": "allow"} if allow_differences else {}
+    arguments |= {"differences": "set"} if set_differences else {}
+    arguments |= {} if match == "address" else {"match": match}
+    arguments |= {} if example is None else {"example": list(example)}
     file = None if weights is None else str(weights)
     steps = [Step("transplant", arguments)]
     running.carry_out(running.made(target, steps, start, writing, weights=file), writing)
