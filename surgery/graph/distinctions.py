@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,10 +45,9 @@ class Distinction:
     ours: Any
 
     def __str__(self) -> str:
-        where = self.recipient or "the model"
-        what = f"{self.operation} {self.name}".strip()
-        there = self.donor or "the model"
-        return f"{where} {what}: {self.theirs} in the donor ({there}), {self.ours} in the recipient"
+        what = [self.recipient or "the model", self.operation, self.name]
+        where, there = " ".join(filter(None, what)), self.donor or "the model"
+        return f"{where}: {self.theirs} in the donor ({there}), {self.ours} in the recipient"
 
 
 def distinctions(alignment: Alignment) -> Iterator[Distinction]:
@@ -58,6 +57,22 @@ def distinctions(alignment: Alignment) -> Iterator[Distinction]:
         if one.kind in _TOLD:
             nodes = alignment.one.graph.nodes[one.node], alignment.other.graph.nodes[other.node]
             yield from _between(*nodes)
+
+
+def folded(found: Iterable[Distinction]) -> Iterator[str]:
+    """One sentence for all operations that differ in the same way.
+
+    Example:
+        >>> found = [Distinction("a", f"b{n}", "batch_norm", "eps", 0.1, 0.2) for n in range(3)]
+        >>> list(folded(found))
+        ['b0 batch_norm eps: 0.1 in the donor (a), 0.2 in the recipient; and 2 more like this']
+    """
+    alike: dict[str, dict[str, None]] = {}
+    for each in found:
+        key = str((each.operation, each.name, each.theirs, each.ours))
+        alike.setdefault(key, {})[str(each)] = None
+    for first, *others in alike.values():
+        yield first + (f"; and {len(others)} more like this" if others else "")
 
 
 def ways(alignment: Alignment) -> Iterator[Distinction]:

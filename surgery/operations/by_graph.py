@@ -11,7 +11,7 @@ from torch import nn
 from surgery.errors import ArgumentError, CoverageError, PlanError
 from surgery.families.registry import Registry
 from surgery.graph.align import Alignment
-from surgery.graph.distinctions import ways
+from surgery.graph.distinctions import folded, ways
 from surgery.operations.align import Twins, correspondences, twins_of
 from surgery.operations.content import Content
 from surgery.operations.correspondence import Correspondence
@@ -209,9 +209,7 @@ class _Attempt:
 
     def _refused(self, what: str, expected: str, fix: str = "") -> PlanError:
         """Nothing is brought over: what differs between the two."""
-        names = [str(each) for each in self.correspondence.differences]
-        names += [str(way) for way in ways(self.alignment)]
-        names = list(dict.fromkeys(names))
+        names = list(folded((*self.correspondence.differences, *ways(self.alignment))))
         more = [f"and {len(names) - _SHOWN} more"] if len(names) > _SHOWN else []
         return PlanError(
             what,
