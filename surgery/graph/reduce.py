@@ -22,6 +22,7 @@ from surgery.graph.flows import (
     through,
     with_zeros,
 )
+from surgery.graph.folded import Folding, fold
 from surgery.graph.graph import Graph, Node, Ref
 from surgery.graph.pieces import (
     MOVES,
@@ -87,6 +88,7 @@ class _Reader:
     drafts: list[Draft] = field(default_factory=list)
     values: dict[Ref, Value] = field(default_factory=dict)
     shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    foldings: dict[Ref, Folding] = field(default_factory=dict)
     known: dict[Piece, int] = field(default_factory=dict)
 
     def read(self, node: Node) -> None:
@@ -94,10 +96,31 @@ class _Reader:
         if node.role != "operation":
             self.values[Ref(node.index)] = self._source(node)
             return
+        self._fold(node)
         made = self._made(node)
         for place in range(len(node.outputs)):
             value = made if not isinstance(made, list) else made[min(place, len(made) - 1)]
             self.values[Ref(node.index, place)] = value
+
+    def _fold(self, node: Node) -> None:
+        """Note the steps of a normalisation that is written out."""
+        name = packet(node.operation)
+        if name in MOVES and node.inputs and node.inputs[0] in self.foldings:
+            self.foldings[Ref(node.index)] = self.foldings[node.inputs[0]]
+            return
+        operands = [self.foldings.get(ref) or self.values[ref] for ref in node.inputs]
+        known = [each if isinstance(each, Held | Folding) else None for each in operands]
+        step = fold(name, known) if operands and None not in known else None
+        if step is not None:
+            self.foldings[Ref(node.index)] = step
+
+    def _written_out(self, node: Node, form: str) -> tuple[Flow, Folding] | None:
+        """A stream, and the scale or shift of a normalisation, in either order."""
+        steps = [step for ref in node.inputs if (step := self.foldings.get(ref)) is not None]
+        flows = [v for ref in node.inputs if isinstance(v := self.values[ref], Flow)]
+        if len(steps) != 1 or len(flows) != 1 or steps[0].form != form:
+            return None
+        return flows[0], steps[0]
 
     def link(self, ref: Ref) -> Link | None:
         """What flows where a value is read; None for constants."""
@@ -372,8 +395,10 @@ class _Reader:
 
     def _added(self, node: Node) -> Value:
         """A bias that is added by itself."""
+        if (written := self._written_out(node, "shift")) is not None:
+            return self._shifted(*written)
         pair = self._pair(node)
-        if pair is None:
+        if pair is None or dict(node.keywords).get("alpha", 1) != 1:
             return None
         flow, value = pair
         draft = self.drafts[flow.cell]
@@ -397,7 +422,24 @@ class _Reader:
                 return len(self.graph.users[ref.node])
         return 2
 
+    def _shifted(self, flow: Flow, shift: Folding) -> Value:
+        """The second half of a normalisation that is written out."""
+        draft, roles = self.drafts[flow.cell], shift.roles
+        given = [(role, (held_piece(roles[role]),)) for role in ("weight", "variance")]
+        if flow.via or any(draft.slots.get(role, ((),))[0] != piece for role, piece in given):
+            return None
+        for role in ("bias", "mean"):
+            self._give(draft, role, roles[role])
+        return flow
+
     def _scaled(self, node: Node) -> Value:
+        if (written := self._written_out(node, "scale")) is not None:
+            flow, scale = written
+            made = self._draft("norm", "", node, [flow])
+            for role in ("weight", "variance"):
+                self._give(self.drafts[made], role, scale.roles[role])
+            self.drafts[made].shape = self.drafts[made].slots["weight"][1]
+            return Flow(made)
         pair = self._pair(node)
         if pair is None or not isinstance(pair[1], Held) or pair[1].view is None:
             return None

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import nn
 from torch.nn import functional
+from torchvision.ops import FrozenBatchNorm2d
 
 from surgery import tree
 from tests.operations.state import content
@@ -70,6 +71,14 @@ class OtherBlocks(nn.Module):
         y = self.norms[0](self.convs[0](x))
         y += x
         return self.classify(self.pool(self.act(y)).flatten(1))
+
+
+class Frozen(Blocks):
+    """The same, with the arithmetic of frozen statistics written out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.norm2 = FrozenBatchNorm2d(6), FrozenBatchNorm2d(6)
 
 
 class PackedAttention(nn.Module):
@@ -195,6 +204,7 @@ _MADE: dict[
     str, tuple[Callable[[], nn.Module], Callable[[], nn.Module], Callable[[], torch.Tensor]]
 ] = {
     "blocks": (Blocks, OtherBlocks, lambda: images(5)),
+    "frozen statistics": (Frozen, OtherBlocks, lambda: images(5)),
     "kernel as large as its input": (_map_to_vector, _map_to_map, lambda: images(4)),
     "packed attention": (PackedAttention, PlainAttention, lambda: torch.randn(2, 5, 8)),
     "packed by head": (PackedByHead, PlainAttention, lambda: torch.randn(2, 5, 8)),
