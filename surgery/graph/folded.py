@@ -30,6 +30,9 @@ class Folding:
     roles: Mapping[str, Held]
 
 
+# The operators that make one.
+STEPS = frozenset({"add", "sqrt", "rsqrt", "reciprocal", "mul", "div", "sub"})
+
 # An operator on one step, and the step it makes.
 _NEXT: Mapping[tuple[str, Form], Form] = {
     ("sqrt", "variance"): "root",

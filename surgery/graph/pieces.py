@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, TypeAlias
 
 import torch
@@ -89,6 +90,7 @@ def contiguous(shape: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(reversed(steps)) if shape else ()
 
 
+@lru_cache(maxsize=4096)
 def layout(shape: tuple[int, ...]) -> torch.Tensor:
     """A contiguous tensor without memory, on which views can be tried."""
     return torch.empty_strided(shape, contiguous(shape), device="meta")
@@ -101,6 +103,11 @@ def piece_of(address: str, view: torch.Tensor) -> Piece:
     ]
     shape, stride = (tuple(each) for each in zip(*axes, strict=True)) if axes else ((), ())
     return Piece(address, shape, stride, int(view.storage_offset()))
+
+
+def varies(view: torch.Tensor) -> bool:
+    """Whether a batch of matrices has more than one."""
+    return view.shape[0] > 1 and view.stride(0) > 0
 
 
 def moved(node: Node, view: torch.Tensor | None) -> list[torch.Tensor | None]:

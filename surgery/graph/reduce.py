@@ -22,7 +22,7 @@ from surgery.graph.flows import (
     through,
     with_zeros,
 )
-from surgery.graph.folded import Folding, fold
+from surgery.graph.folded import STEPS, Folding, fold
 from surgery.graph.graph import Graph, Node, Ref
 from surgery.graph.pieces import (
     MOVES,
@@ -33,6 +33,7 @@ from surgery.graph.pieces import (
     moved,
     piece_of,
     rows_of,
+    varies,
 )
 from surgery.graph.recorder import UPDATED
 from surgery.graph.skeleton import is_floating
@@ -105,8 +106,9 @@ class _Reader:
     def _fold(self, node: Node) -> None:
         """Note the steps of a normalisation that is written out."""
         name = packet(node.operation)
-        if name in MOVES and node.inputs and node.inputs[0] in self.foldings:
+        if name in MOVES and self.foldings and node.inputs[0] in self.foldings:
             self.foldings[Ref(node.index)] = self.foldings[node.inputs[0]]
+        if name not in STEPS:
             return
         operands = [self.foldings.get(ref) or self.values[ref] for ref in node.inputs]
         known = [each if isinstance(each, Held | Folding) else None for each in operands]
@@ -336,7 +338,7 @@ class _Reader:
     ) -> Value:
         if isinstance(bias, Flow | Made) or view is None:
             return None
-        if view.dim() == 3 and "convolution" not in node.operation and not _varies(view):
+        if view.dim() == 3 and "convolution" not in node.operation and not varies(view):
             view = view.select(0, 0)
         made = self._draft("product", "", node, [data])
         draft, shape = self.drafts[made], node.outputs[0].shape
@@ -493,8 +495,3 @@ class _Reader:
 
 
 _JOINS: Mapping[str, str] = {"baddbmm": "bmm", "sub": "add", "stack": "cat", "matmul": "bmm"}
-
-
-def _varies(view: torch.Tensor) -> bool:
-    """Whether a batch of matrices has more than one."""
-    return view.shape[0] > 1 and view.stride(0) > 0

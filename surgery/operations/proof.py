@@ -169,7 +169,7 @@ def _precision(models: Iterable[nn.Module]) -> torch.dtype:
         free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (ValueError, OSError, AttributeError):
         return torch.float64
-    return torch.float64 if wanted < free // 2 else torch.float32
+    return torch.float64 if wanted < free // 3 else torch.float32
 
 
 def _device(model: nn.Module) -> torch.device:
