@@ -203,6 +203,12 @@ class Family:
         for dialect, rules in self.renames.items():
             self._check_rules(dialect, rules)
 
+    @property
+    def listed(self) -> dict[str, str]:
+        """The names of the catalog, each with the same behind its package."""
+        before = (self.packages or (self.name,))[0]
+        return {name: f"{before}:{name}" for name in self.catalog}
+
     def _wrong(self, name: str, what: str, expected: str, found: object, fix: str) -> PluginError:
         return PluginError(
             f"family {self.name!r}: {what}",

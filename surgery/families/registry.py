@@ -183,11 +183,7 @@ class Registry:
     @property
     def catalog_names(self) -> tuple[str, ...]:
         """Every name that the catalogs of the families list, with its package before it."""
-        return tuple(
-            f"{(family.packages or (family.name,))[0]}:{name}"
-            for family in self.families
-            for name in family.catalog
-        )
+        return tuple(full for family in self.families for full in family.listed.values())
 
     @property
     def conflicts(self) -> tuple[Conflict, ...]:

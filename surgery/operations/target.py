@@ -156,9 +156,12 @@ def _innermost(traceback: TracebackType) -> str:
 
 def _unknown(target: str, registry: Registry, why: str = "") -> ArgumentError:
     names = registry.catalog_names
-    bare = {name.partition(":")[2]: name for name in reversed(names)}
-    close = get_close_matches(target, names, n=3)
-    close += [bare[name] for name in get_close_matches(target.rpartition(":")[2], bare, n=3)]
+    # Of two catalogs with one name, the last one counts: that which answers to it alone.
+    ordered = sorted(registry.families, key=lambda family: "" in _prefixes(family))
+    bare = {name: full for family in ordered for name, full in family.listed.items()}
+    close = [bare[name] for name in get_close_matches(target.rpartition(":")[2], bare, n=3)]
+    if ":" in target:
+        close = [*get_close_matches(target, names, n=3), *close]
     close = list(dict.fromkeys(close))[:3]
     return ArgumentError(
         "no catalog has this name, and nothing can be imported under it",

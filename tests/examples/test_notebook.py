@@ -53,7 +53,7 @@ def test_every_value_shows_itself(notebook: nbformat.NotebookNode):
         "1 head",
         "replace_head(&#39;fc&#39;: 2)",
         "replace_head(&#39;fc&#39;: 2)",
-        "freeze(&#39;*&#39;)",
+        "freeze(&#39;*&#39;, except_=&#39;heads&#39;)",
         "Graph of a forward pass in train mode",
     ]
 

@@ -100,6 +100,7 @@ def test_a_registry_is_made_of_what_plugins_give(families, others, where: str, f
 
 
 ASKED = {
+    "align": lambda model, **asked: surgery.align(model, model, **asked),
     "build": lambda model, **asked: surgery.build("resnet18", **asked),
     "diff": lambda model, **asked: surgery.diff(model, model, **asked),
     "load_weights": lambda model, **asked: surgery.load_weights(model, {}, **asked),
