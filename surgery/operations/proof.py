@@ -60,9 +60,9 @@ class Proof:
 
     @property
     def holds(self) -> bool:
-        """Whether the numbers are equal within rounding."""
+        """Whether the numbers are equal within rounding; zeros alone prove nothing."""
         finite = math.isfinite(self.difference) and math.isfinite(self.scale)
-        return finite and self.difference <= _ROUNDING[self.dtype] * self.scale
+        return finite and 0 < self.scale and self.difference <= _ROUNDING[self.dtype] * self.scale
 
     def __str__(self) -> str:
         precision = str(self.dtype).removeprefix("torch.")

@@ -241,3 +241,19 @@ def test_tensors_that_fit_as_they_are_can_be_shared_or_moved(how: str):
     assert torch.allclose(outputs(recipient, x), wanted, atol=1e-6)
     outcome.undo()
     assert torch.allclose(outputs(donor, x), wanted, atol=1e-6)
+
+
+def test_zeros_prove_nothing():
+    donor, recipient = (nn.Sequential(nn.Linear(3, 4), Closed(), nn.Linear(4, 2)) for _ in "ab")
+    x = torch.randn(2, 3)
+    for module in (donor, recipient):
+        module[2].bias = None
+    with pytest.raises(PlanError, match="computes something else"):
+        surgery.transplant(donor, recipient, match="graph", example=x, registry=NOTHING)
+
+
+class Closed(nn.Module):
+    """It lets nothing through."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * 0
