@@ -62,7 +62,7 @@ class Proof:
     def holds(self) -> bool:
         """Whether the numbers are equal within rounding; zeros alone prove nothing."""
         finite = math.isfinite(self.difference) and math.isfinite(self.scale)
-        return finite and 0 < self.scale and self.difference <= _ROUNDING[self.dtype] * self.scale
+        return finite and self.scale > 0 and self.difference <= _ROUNDING[self.dtype] * self.scale
 
     def __str__(self) -> str:
         precision = str(self.dtype).removeprefix("torch.")
