@@ -67,6 +67,7 @@ def command(
     The exit status is 0 where nothing differs, 1 where something does, and 2 for a mistake. Other
     names for the same tensors, and other metadata, are shown and do not count.
     """
+    from surgery.cli.running import progress
     from surgery.weights.comparison import diff
 
     if targets.is_path(a) and targets.is_path(b):
@@ -74,14 +75,16 @@ def command(
         targets.refuse(b, "a file", "the name of a model", asked)
     if values is None:
         values = targets.is_path(a) and targets.is_path(b)
-    found = diff(
-        _source(a, values, given),
-        _source(b, values, given),
-        values=values,
-        tolerance=tolerance,
-        exact_names=exact_names,
-        registry=plugged.registry(),
-    )
+    with progress() as told:
+        found = diff(
+            _source(a, values, given),
+            _source(b, values, given),
+            values=values,
+            tolerance=tolerance,
+            exact_names=exact_names,
+            progress=told,
+            registry=plugged.registry(),
+        )
     found = replace(found, a=_called(a, found.a), b=_called(b, found.b))
     show.show(found, as_json, html)
     ctx.exit(0 if found.same else 1)

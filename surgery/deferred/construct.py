@@ -150,7 +150,8 @@ class Deferred:
         return name
 
     def _settle(self) -> None:
-        if not self.pending:
+        # From the end: tensors come in order, and one that still waits is found at once.
+        if not any(tensor.is_meta for tensor, _ in reversed(self._places.values())):
             # What was recorded holds constants.
             self._log = Log()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -122,6 +122,7 @@ def diff(
     tolerance: float | tuple[float, float] | None = None,
     values: bool = True,
     mmap: bool = False,
+    progress: Callable[[str, int, int], None] | None = None,
     registry: Registry | None = None,
 ) -> Difference:
     """Compare two models, two checkpoints, or one of each, tensor by tensor.
@@ -143,6 +144,7 @@ def diff(
             relative to the value in ``a``, or one number for both.
         values: whether to compare values; without, no tensor is read.
         mmap: map files instead of copying what is read, as in ``surgery.weights.read``.
+        progress: called before each pair with its name, how many are done, and how many there are.
         registry: the plugins to ask; those installed, if left out.
 
     Returns:
@@ -179,7 +181,7 @@ def diff(
     if not exact_names:
         names = _matched(one, other, rename)
     kinds = _Values(one, other, allowed) if values else None
-    found = _buckets(one, other, names, kinds)
+    found = _buckets(one, other, names, kinds, progress or (lambda what, done, total: None))
     return replace(
         found,
         tied=_tied_differently(one.infos, other.infos, names.pairs),
@@ -325,11 +327,18 @@ def _without_values(label: str, name: str) -> ArgumentError:
     )
 
 
-def _buckets(one: _Side, other: _Side, names: _Names, values: _Values | None) -> Difference:
+def _buckets(
+    one: _Side,
+    other: _Side,
+    names: _Names,
+    values: _Values | None,
+    progress: Callable[[str, int, int], None],
+) -> Difference:
     """Every tensor in one bucket, in the order of the first source, then of the second."""
     taken = set(names.pairs.values())
     found: dict[str, list[Compared]] = {}
-    for name, partner in names.pairs.items():
+    for done, (name, partner) in enumerate(names.pairs.items()):
+        progress(name, done, len(names.pairs))
         left, right = one.infos[name], other.infos[partner]
         pair = Compared(
             name,

@@ -429,3 +429,11 @@ def test_a_source_that_cannot_be_read_is_an_error(tmp_path):
     with pytest.raises(WeightsError):
         diff(tmp_path / "none.pth", {"w": torch.ones(1)})
     assert read({"w": torch.ones(1)}).tensors
+
+
+def test_progress_is_told_before_every_pair():
+    told: list[tuple[str, int, int]] = []
+    state = {"a": torch.zeros(2), "b": torch.ones(3), "only here": torch.zeros(1)}
+    other = {"a": torch.zeros(2), "b": torch.zeros(3)}
+    surgery.diff(state, other, progress=lambda *args: told.append(args))
+    assert told == [("a", 0, 2), ("b", 1, 2)]
