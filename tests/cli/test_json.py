@@ -22,6 +22,7 @@ STEP = ("--num-classes", "3", "--dry-run")
 LAYER = ("--layer", "0", "-o", "kernels.png")
 GRAPH = ("--graph", "-o", "graph.svg", "--example", "1,3,8,8")
 CALLS: dict[str, list[tuple[str, ...]]] = {
+    "align": [(SMALL, SMALL, "--example", "1,3,8,8")],
     "apply": [("r.yaml", "--dry-run")],
     "audit": [(SMALL,)],
     "diff": [(SMALL, "w.pth"), ("w.pth", "w.pth")],
