@@ -1,0 +1,277 @@
+"""Pairs of models that are one architecture in two libraries, and how to make them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+# A small image where the model takes any; the published size where it does not.
+SIDE = 64
+VOCABULARY = 1000
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model of a library: its name there, and what its configuration is given."""
+
+    library: str
+    name: str
+    settings: Mapping[str, Any]
+
+    def __str__(self) -> str:
+        return f"{self.library} {self.name}"
+
+    def make(self) -> nn.Module:
+        """The model, with random weights, in eval mode."""
+        return MAKERS[self.library](self.name, dict(self.settings)).eval()
+
+
+@dataclass(frozen=True)
+class Twin:
+    """Two models of one architecture, and the size of the images they are compared on."""
+
+    one: Model
+    other: Model
+    size: int
+
+    def __str__(self) -> str:
+        return f"{self.one} and {self.other}"
+
+    def example(self) -> torch.Tensor:
+        """What both take."""
+        if self.size == 0:
+            return torch.zeros(1, 12, dtype=torch.int64)
+        return torch.zeros(1, 3, self.size, self.size, device="meta")
+
+
+def _torchvision(name: str, settings: dict[str, Any]) -> nn.Module:
+    from torchvision.models import get_model
+
+    if name in ("inception_v3", "googlenet"):
+        settings["init_weights"] = False
+    return get_model(name, weights=None, **settings)
+
+
+def _timm(name: str, settings: dict[str, Any]) -> nn.Module:
+    import timm
+
+    settings.setdefault("num_classes", 1000)
+    return timm.create_model(name, **settings)  # type: ignore[no-any-return]
+
+
+def _transformers(name: str, settings: dict[str, Any]) -> nn.Module:
+    import transformers
+
+    kind = getattr(transformers, name)
+    config = kind.config_class(**settings)
+    if not name.endswith("Model"):
+        config.num_labels = settings.get("num_labels", 1000)
+    return kind(config)  # type: ignore[no-any-return]
+
+
+def _efficientnet(name: str, settings: dict[str, Any]) -> nn.Module:
+    from efficientnet_pytorch import EfficientNet
+
+    return EfficientNet.from_name(name)  # type: ignore[no-any-return]
+
+
+class PlainBert(nn.Module):
+    """The mathematics of BERT over ``nn.TransformerEncoder``."""
+
+    def __init__(self, width: int, layers: int, heads: int) -> None:
+        super().__init__()
+        self.words = nn.Embedding(VOCABULARY, width)
+        self.places = nn.Embedding(64, width)
+        self.kinds = nn.Embedding(2, width)
+        self.norm = nn.LayerNorm(width, eps=1e-12)
+        layer = nn.TransformerEncoderLayer(
+            width, heads, 4 * width, activation="gelu", batch_first=True, layer_norm_eps=1e-12
+        )
+        self.encoder = nn.TransformerEncoder(layer, layers, enable_nested_tensor=False)
+        self.pool = nn.Linear(width, width)
+
+    def forward(self, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Hidden states, and the first one pooled."""
+        places = self.places(torch.arange(ids.shape[1], device=ids.device))
+        kinds = self.kinds(torch.zeros_like(ids))
+        hidden = self.encoder(self.norm(self.words(ids) + kinds + places))
+        return hidden, torch.tanh(self.pool(hidden[:, 0]))
+
+
+class PlainGpt(nn.Module):
+    """The mathematics of GPT-2 with ``nn.Linear``, query, key and value each by itself."""
+
+    def __init__(self, width: int, layers: int, heads: int) -> None:
+        super().__init__()
+        self.words = nn.Embedding(VOCABULARY, width)
+        self.places = nn.Embedding(64, width)
+        self.blocks = nn.ModuleList(PlainGptBlock(width, heads) for _ in range(layers))
+        self.norm = nn.LayerNorm(width)
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        """Hidden states."""
+        hidden = self.words(ids) + self.places(torch.arange(ids.shape[1], device=ids.device))
+        for block in self.blocks:
+            hidden = block(hidden)
+        return self.norm(hidden)  # type: ignore[no-any-return]
+
+
+class PlainGptBlock(nn.Module):
+    """Attention that looks back, and a perceptron."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.before, self.between = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.query, self.key, self.value = (nn.Linear(width, width) for _ in range(3))
+        self.out = nn.Linear(width, width)
+        self.up, self.down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """The hidden states after this block."""
+        y = self.before(x)
+        query, key, value = (
+            each(y).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            for each in (self.query, self.key, self.value)
+        )
+        mixed = functional.scaled_dot_product_attention(query, key, value, is_causal=True)
+        x = x + self.out(mixed.transpose(1, 2).flatten(2))
+        y = functional.gelu(self.up(self.between(x)), approximate="tanh")
+        return x + self.down(y)  # type: ignore[no-any-return]
+
+
+def _plain(name: str, settings: dict[str, Any]) -> nn.Module:
+    return {"BERT": PlainBert, "GPT-2": PlainGpt}[name](48, 3, 4)
+
+
+MAKERS: Mapping[str, Callable[[str, dict[str, Any]], nn.Module]] = {
+    "torchvision": _torchvision,
+    "timm": _timm,
+    "transformers": _transformers,
+    "efficientnet-pytorch": _efficientnet,
+    "plain torch": _plain,
+}
+
+# torchvision's name, timm's where it is another, and the size where only one will do.
+_TORCHVISION: tuple[tuple[str, str, int], ...] = (
+    *((f"resnet{n}", "", SIDE) for n in (18, 34, 50, 101, 152)),
+    *((name, "", SIDE) for name in ("resnext50_32x4d", "resnext101_32x8d", "resnext101_64x4d")),
+    *((name, "", SIDE) for name in ("wide_resnet50_2", "wide_resnet101_2")),
+    *((f"vgg{n}{norm}", "", 224) for n in (11, 13, 16, 19) for norm in ("", "_bn")),
+    *((f"densenet{n}", "", SIDE) for n in (121, 161, 169, 201)),
+    ("inception_v3", "", 299),
+    ("mobilenet_v2", "mobilenetv2_100", SIDE),
+    ("mobilenet_v3_small", "mobilenetv3_small_100", SIDE),
+    ("mobilenet_v3_large", "mobilenetv3_large_100", SIDE),
+    *((f"mnasnet{n}", f"mnasnet_{m}", SIDE) for n, m in (("0_5", "050"), ("0_75", "075"))),
+    *((f"mnasnet{n}", f"mnasnet_{m}", SIDE) for n, m in (("1_0", "100"),)),
+    *((f"efficientnet_b{n}", "", SIDE) for n in range(8)),
+    *((f"efficientnet_v2_{n}", f"efficientnetv2_{n}", SIDE) for n in "sml"),
+    ("regnet_y_400mf", "regnety_004", SIDE),
+    ("regnet_y_800mf", "regnety_008_tv", SIDE),
+    ("regnet_y_1_6gf", "regnety_016", SIDE),
+    ("regnet_y_3_2gf", "regnety_032", SIDE),
+    ("regnet_y_8gf", "regnety_080_tv", SIDE),
+    ("regnet_y_16gf", "regnety_160", SIDE),
+    ("regnet_y_32gf", "regnety_320", SIDE),
+    ("regnet_x_400mf", "regnetx_004_tv", SIDE),
+    ("regnet_x_800mf", "regnetx_008", SIDE),
+    ("regnet_x_1_6gf", "regnetx_016", SIDE),
+    ("regnet_x_3_2gf", "regnetx_032", SIDE),
+    ("regnet_x_8gf", "regnetx_080", SIDE),
+    ("regnet_x_16gf", "regnetx_160", SIDE),
+    ("regnet_x_32gf", "regnetx_320", SIDE),
+    *((f"convnext_{n}", "", SIDE) for n in ("tiny", "small", "base", "large")),
+    *((f"swin_{n[0]}", f"swin_{n}_patch4_window7_224", 224) for n in ("tiny", "small", "base")),
+    *((f"swin_v2_{n[0]}", f"swinv2_{n}_window8_256", 256) for n in ("tiny", "small", "base")),
+    ("vit_b_16", "vit_base_patch16_224", 224),
+    ("vit_b_32", "vit_base_patch32_224", 224),
+    ("vit_l_16", "vit_large_patch16_224", 224),
+    ("vit_l_32", "vit_large_patch32_224", 224),
+    ("vit_h_14", "vit_huge_patch14_224", 224),
+)
+
+# efficientnet-pytorch pads for one size when it is made, timm for whatever it gets.
+_SIDES = (224, 240, 260, 300, 380, 456, 528, 600, 672)
+_BIT = {"layer_type": "preactivation", "global_padding": None}
+
+# A class of transformers with what its configuration is given, timm's name, and the size.
+_TRANSFORMERS: tuple[tuple[str, dict[str, Any], str, int], ...] = (
+    ("ResNetForImageClassification", {}, "resnet50", SIDE),
+    (
+        "ResNetForImageClassification",
+        {
+            "depths": [2, 2, 2, 2],
+            "hidden_sizes": [64, 128, 256, 512],
+            "layer_type": "basic",
+        },
+        "resnet18",
+        SIDE,
+    ),
+    ("RegNetForImageClassification", {}, "regnety_040", SIDE),
+    ("ConvNextForImageClassification", {}, "convnext_tiny", SIDE),
+    ("ConvNextV2ForImageClassification", {}, "convnextv2_tiny", SIDE),
+    ("ViTForImageClassification", {}, "vit_base_patch16_224", 224),
+    ("DeiTForImageClassificationWithTeacher", {}, "deit_base_distilled_patch16_224", 224),
+    (
+        "BeitForImageClassification",
+        {"use_relative_position_bias": True},
+        "beit_base_patch16_224",
+        224,
+    ),
+    ("SwinForImageClassification", {}, "swin_tiny_patch4_window7_224", 224),
+    (
+        "Swinv2ForImageClassification",
+        {"image_size": 256, "window_size": 8},
+        "swinv2_tiny_window8_256",
+        256,
+    ),
+    ("MobileNetV1ForImageClassification", {"tf_padding": False}, "mobilenetv1_100", 224),
+    ("MobileNetV2ForImageClassification", {"tf_padding": False}, "mobilenetv2_100", 224),
+    ("EfficientNetForImageClassification", {"image_size": 600}, "tf_efficientnet_b7", SIDE),
+    ("LevitForImageClassificationWithTeacher", {}, "levit_128", 224),
+    ("PoolFormerForImageClassification", {}, "poolformer_s12", 224),
+    ("FocalNetForImageClassification", {}, "focalnet_tiny_srf", 224),
+    ("PvtV2ForImageClassification", {}, "pvt_v2_b0", 224),
+    (
+        "Dinov2Model",
+        {"image_size": 518},
+        "vit_base_patch14_dinov2",
+        518,
+    ),
+    ("BitForImageClassification", _BIT, "resnetv2_50x1_bit", 224),
+)
+
+
+def twins() -> Iterator[Twin]:
+    """Every pair, in the order of the table."""
+    for name, other, size in _TORCHVISION:
+        yield Twin(Model("torchvision", name, {}), Model("timm", other or name, {}), size)
+    for number, side in enumerate(_SIDES):
+        one = Model("efficientnet-pytorch", f"efficientnet-b{number}", {})
+        yield Twin(one, Model("timm", f"tf_efficientnet_b{number}", {}), side)
+    for name, settings, other, size in _TRANSFORMERS:
+        features = {"num_classes": 0} if name.endswith("Model") else {}
+        yield Twin(Model("transformers", name, settings), Model("timm", other, features), size)
+    for name, other in (("ResNetForImageClassification", "resnet50"),):
+        yield Twin(Model("transformers", name, {}), Model("torchvision", other, {}), SIDE)
+    for name, other in (("ViTForImageClassification", "vit_b_16"),):
+        yield Twin(Model("transformers", name, {}), Model("torchvision", other, {}), 224)
+    bert = {"hidden_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4}
+    bert |= {"intermediate_size": 192, "max_position_embeddings": 64, "vocab_size": VOCABULARY}
+    yield Twin(Model("transformers", "BertModel", bert), Model("plain torch", "BERT", {}), 0)
+    gpt = {"n_embd": 48, "n_layer": 3, "n_head": 4, "n_positions": 64, "vocab_size": VOCABULARY}
+    yield Twin(Model("transformers", "GPT2Model", gpt), Model("plain torch", "GPT-2", {}), 0)
+
+
+def strangers() -> Iterator[Twin]:
+    """Pairs that look alike and are not: here the proof has to fail, and to say why."""
+    one = Model("efficientnet-pytorch", "efficientnet-b0", {})
+    yield Twin(one, Model("torchvision", "efficientnet_b0", {}), SIDE)
+    one = Model("efficientnet-pytorch", "efficientnet-b4", {})
+    yield Twin(one, Model("timm", "tf_efficientnet_b4", {}), SIDE)
