@@ -150,11 +150,6 @@ def _pairs(found: Correspondence) -> tuple[Pair, ...]:
 
 def _notes(found: Correspondence, proof: Proof) -> Iterable[str]:
     yield f"proven: {proof}"
-    if proof.randomised:
-        yield (
-            f"{proof.randomised} tensors of the donor hold one value throughout, which would hide "
-            "a wrong place: they had random values in the proof"
-        )
     for side, left in (("donor", found.donor_only), ("recipient", found.recipient_only)):
         yield from (f"not aligned, of the {side}: {each}" for each in left)
 

@@ -137,39 +137,56 @@ def test_another_padding_is_named():
     assert "padding" in str(caught.value)
 
 
+class Branches(nn.Module):
+    """Two branches of one form: only the output tells which is which."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = nn.Linear(4, 4), nn.Linear(4, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.one(x).mul(2) + self.two(x).mul(3)
+
+
+class Swapped(Branches):
+    """The same, in the other order."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        tripled = self.two(x).mul(3)
+        return self.one(x).mul(2) + tripled
+
+
 def test_branches_that_look_the_same_are_tried_until_the_output_agrees():
-    class Branches(nn.Module):
-        def __init__(self, first: str) -> None:
-            super().__init__()
-            self.one, self.two = nn.Linear(4, 4), nn.Linear(4, 4)
-            self.first = first
-
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            ways = {"one": self.one(x).mul(2), "two": self.two(x).mul(3)}
-            if self.first == "two":
-                return ways["two"] + ways["one"]
-            return ways["one"] + ways["two"]
-
-    class Swapped(Branches):
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            tripled = self.two(x).mul(3)
-            return self.one(x).mul(2) + tripled
-
-    donor, recipient, x = shaken(Branches("one")), shaken(Swapped("one")), torch.randn(2, 4)
+    donor, recipient, x = shaken(Branches()), shaken(Swapped()), torch.randn(2, 4)
     found = surgery.align(donor, recipient, example=x, registry=NOTHING)
     assert found.ambiguous
     surgery.transplant(donor, recipient, match="graph", example=x, registry=NOTHING)
     assert torch.allclose(outputs(donor, x), outputs(recipient, x), atol=1e-6)
 
 
-def test_a_branch_that_is_closed_does_not_hide_a_wrong_place():
-    donor, recipient, x = pair_of("blocks")
-    for module in donor.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            nn.init.zeros_(module.weight)
-    outcome = surgery.transplant(donor, recipient, match="graph", example=x, registry=NOTHING)
-    assert any("one value throughout" in note for note in outcome.plan.notes)
-    assert torch.allclose(outputs(donor, x), outputs(recipient, x), atol=1e-6)
+def test_weights_that_hide_a_wrong_place_do_not_hide_it():
+    """All zero, either way gives the donor's outputs; only random weights tell."""
+    donor, recipient, x = Branches(), Swapped(), torch.randn(2, 4)
+    for parameter in donor.parameters():
+        nn.init.zeros_(parameter)
+    surgery.transplant(donor, recipient, match="graph", how="share", example=x, registry=NOTHING)
+    assert recipient.one.weight is donor.one.weight
+    assert recipient.two.weight is donor.two.weight
+
+
+def test_a_signal_that_dies_on_the_way_does_not_hide_another_padding():
+    def network(padding: int, around: int) -> nn.Module:
+        convs = [nn.Conv2d(3, 3, 3, padding=1, bias=False) for _ in range(8)]
+        first = nn.Conv2d(3, 3, 3, stride=2, padding=padding, bias=False)
+        pad = nn.ZeroPad2d((0, around, 0, around))
+        return nn.Sequential(pad, first, *convs, nn.Flatten(), nn.Linear(48, 2)).eval()
+
+    donor, recipient, x = network(0, 1), network(1, 0), torch.randn(1, 3, 8, 8)
+    for layer in donor[1:-2]:
+        layer.weight.data.mul_(1e-3)
+    assert torch.allclose(outputs(donor, x), donor[-1].bias)
+    with pytest.raises(PlanError, match="with random weights largest difference"):
+        surgery.transplant(donor, recipient, match="graph", example=x, registry=NOTHING)
 
 
 def test_another_head_leaves_the_head_alone():

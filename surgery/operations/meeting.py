@@ -1,0 +1,118 @@
+"""Where the results of two models meet: outputs that stand in the same place, or the last layers
+that both have in common.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+
+from surgery import tree
+from surgery.graph.align import Alignment, passed
+from surgery.graph.canonical import Canonical, Stream
+from surgery.graph.skeleton import is_floating
+from surgery.operations.correspondence import Correspondence
+
+
+def met(
+    alignment: Alignment,
+    correspondence: Correspondence,
+    first: dict[str, torch.Tensor],
+    second: dict[str, torch.Tensor],
+) -> Iterator[tuple[str, str, torch.Tensor]]:
+    """The outputs that stand in the same place and that everything behind is aligned for.
+
+    Args:
+        alignment: of the graphs.
+        correspondence: which tensors go where.
+        first: the donor's outputs by path.
+        second: the recipient's.
+
+    Returns:
+        The donor's path of each, the recipient's, and the recipient's numbers in the donor's shape.
+    """
+    same = _settled(alignment, correspondence)
+    waiting = list(alignment.other.ends)
+    for end in alignment.one.ends:
+        if end.stream is None or end.stream.cell not in same or end.path not in first:
+            continue
+        one = first[end.path]
+        candidates = {
+            other.path: (_unlike(alignment, end.stream, other.stream), fitted)
+            for other in waiting
+            if other.stream is not None
+            and other.path in second
+            and same[end.stream.cell] == other.stream.cell
+            and (fitted := _fitted(one, second[other.path])) is not None
+        }
+        if candidates and is_floating(one.dtype):
+            path = min(candidates, key=lambda each: candidates[each][0])
+            waiting = [other for other in waiting if other.path != path]
+            yield end.path, path, candidates[path][1]
+
+
+def watched(alignment: Alignment, correspondence: Correspondence) -> list[tuple[str, str]]:
+    """Modules of donor and recipient in which the common part ends; none where it is all."""
+    same = _settled(alignment, correspondence)
+    if len(same) == len(alignment.one.cells) == len(alignment.other.cells):
+        return []
+    further = {
+        stream.cell
+        for place, cell in enumerate(alignment.one.cells)
+        for stream in cell.streams
+        if place not in same
+    }
+    inner = {stream.cell for number in same for stream in alignment.one.cells[number].streams}
+    pending = [n for n in same if n in further or n not in inner]
+    found: dict[int, tuple[str, str]] = {}
+    seen: set[int] = set()
+    while pending:
+        number = pending.pop()
+        if number in seen:
+            continue
+        seen.add(number)
+        donor = _owner(alignment.one, number)
+        recipient = _owner(alignment.other, same[number])
+        if donor is not None and recipient is not None:
+            found[number] = donor, recipient
+        else:
+            pending += [stream.cell for stream in alignment.one.cells[number].streams]
+    return [found[number] for number in sorted(found)]
+
+
+def _unlike(alignment: Alignment, one: Stream, two: Stream) -> bool:
+    """Whether two outputs of one cell went through different operations since."""
+    return passed(alignment.one, one) != passed(alignment.other, two)
+
+
+def _fitted(one: torch.Tensor, two: torch.Tensor) -> torch.Tensor | None:
+    """The second in the first one's shape, where they differ in axes of one entry alone."""
+    if one.dtype != two.dtype:
+        return None
+    sizes = [[size for size in tensor.shape if size > 1] for tensor in (one, two)]
+    return two.reshape(one.shape) if sizes[0] == sizes[1] else None
+
+
+def _settled(alignment: Alignment, correspondence: Correspondence) -> dict[int, int]:
+    """The donor's cells that the recipient has with the same tensors, and all behind them too."""
+    paired, found = dict(alignment.pairs), dict[int, int]()
+    for number, cell in enumerate(alignment.one.cells):
+        if number not in paired:
+            continue
+        twin = alignment.other.cells[paired[number]]
+        held = (slot.piece.address for slot in twin.slots)
+        if cell.shape != twin.shape or any(a and a not in correspondence.parts for a in held):
+            continue
+        theirs = {stream.cell for stream in twin.streams}
+        into = {stream.cell for stream in cell.streams}
+        if into <= found.keys() and {found[source] for source in into} == theirs:
+            found[number] = paired[number]
+    return found
+
+
+def _owner(side: Canonical, number: int) -> str | None:
+    """The module that a cell is the whole of, or None."""
+    cell = side.cells[number]
+    owners = {tree.split(slot.piece.address)[0] for slot in cell.slots if slot.piece.address}
+    return cell.module if owners == {cell.module} else None
