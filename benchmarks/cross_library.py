@@ -40,7 +40,7 @@ from surgery.operations.plan import Outcome
 KEPT = ROOT / "build" / "cross_library.jsonl"
 PACKAGES = ("torchvision", "timm", "transformers", "efficientnet-pytorch")
 # What decides over a row, beside the graphs.
-FILES = ("align", "by_graph", "correspondence", "proof", "settings")
+FILES = ("align", "by_graph", "correspondence", "meeting", "proof", "settings", "trial")
 NOTHING = Registry.of()
 _SET = re.compile(r"set as in the donor: \S*?(\w+) (.+) -> (.+)")
 
