@@ -176,10 +176,24 @@ class RealExecution(Execution):  # type: ignore[no-untyped-call]
 
 
 class MetaExecution(Execution):  # type: ignore[no-untyped-call]
-    """Runs every operation where it belongs, and computes nothing with floating-point state."""
+    """Runs every operation where it belongs, and computes nothing with floating-point state.
 
-    def __init__(self, stand_ins: dict[int, torch.Tensor], observer: Observer | None) -> None:
+    Args:
+        stand_ins: see above.
+        observer: see above.
+        constants: keep what forward makes of nothing real in floating point too: a mask of ones
+            may be asked whether it masks anything.
+    """
+
+    def __init__(
+        self,
+        stand_ins: dict[int, torch.Tensor],
+        observer: Observer | None,
+        *,
+        constants: bool = False,
+    ) -> None:
         super().__init__(stand_ins, observer)
+        self.constants = constants
         # Real storages that a meta operation wrote into: they count as meta from then on.
         self.poisoned: dict[int, torch.UntypedStorage] = {}
         for stand_in in stand_ins.values():
@@ -261,10 +275,12 @@ class MetaExecution(Execution):  # type: ignore[no-untyped-call]
         return func(*args, **{**kwargs, "device": torch.device("cpu")})
 
     def _created(self, call: Call) -> Any:
-        """Make an integer tensor for real; None where it is floating point or too large."""
+        """Make a constant for real; None where it is too large, or floating point unasked."""
         func, args, kwargs = call.func, call.args, call.kwargs
         shape = func(*args, **_on_meta_device(kwargs))
-        if is_floating(shape.dtype) or shape.numel() > REAL_CREATION_LIMIT:
+        # What is made like a tensor may be its gradient, which stays where the tensor is.
+        asked = self.constants and not call.func._schema.name.endswith("_like")
+        if shape.numel() > REAL_CREATION_LIMIT or (is_floating(shape.dtype) and not asked):
             return None
         if call.known.creates == "empty":
             return torch.zeros(shape.shape, dtype=shape.dtype)

@@ -145,7 +145,7 @@ def _run(
             skeleton.renew_stand_ins()
         inputs = _inputs(example, skeleton, attempt.backend)
         recorder = _recorder(skeleton, inputs, attempt.backend) if operations else None
-        execution = _execution(skeleton, recorder, attempt.backend)
+        execution = _execution(skeleton, recorder, attempt)
         watching = recorder.watching(skeleton.modules) if recorder else contextlib.nullcontext()
         untouched = kept(skeleton.originals)
         with untouched, contextlib.closing(execution), attempt.modes(), watching, execution:
@@ -175,9 +175,10 @@ def _recorder(skeleton: Skeleton, inputs: Example, backend: Backend) -> Recorder
     return recorder
 
 
-def _execution(skeleton: Skeleton, recorder: Recorder | None, backend: Backend) -> Execution:
-    kind = MetaExecution if backend == "meta" else RealExecution
-    return kind(skeleton.stand_ins, recorder)
+def _execution(skeleton: Skeleton, recorder: Recorder | None, attempt: _Attempt) -> Execution:
+    if attempt.backend == "meta":
+        return MetaExecution(skeleton.stand_ins, recorder, constants=attempt.patient)
+    return RealExecution(skeleton.stand_ins, recorder)
 
 
 def _inputs(example: Example, skeleton: Skeleton, backend: Backend) -> Example:

@@ -86,6 +86,15 @@ def masked(fc: nn.Linear, x: torch.Tensor) -> torch.Tensor:
     return fc(x[keep])
 
 
+def a_mask_of_ones_asked(fc: nn.Linear, x: torch.Tensor) -> torch.Tensor:
+    mask = torch.ones(len(x), device=x.device)
+    assert mask.sum() == mask.numel()
+    out = torch.zeros(len(x), 3, device=x.device)
+    out += mask[:, None]
+    out[:] = fc(x * mask[:, None])
+    return out
+
+
 def constant_on_device(fc: nn.Linear, x: torch.Tensor) -> torch.Tensor:
     places = torch.tensor([0, 2], device=x.device)
     return fc(x)[:, places.tolist()]
@@ -155,6 +164,7 @@ RUNS = (
     through_out,
     through_index_put,
     masked,
+    a_mask_of_ones_asked,
     constant_on_device,
     new_tensor,
     to_cpu,
