@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from torch import nn
 
 from surgery.errors import ArgumentError, CoverageError, PlanError
@@ -124,15 +125,14 @@ def _gifts(donor: Donor, found: Correspondence) -> Donor:
         sources = [donor.tensors[pair.donor] for pair in pairs if pair.donor]
         for source in sources:
             check_readable(source, donor)
-        first = sources[0]
         if address in found.straight:
-            gifts[address] = first
+            gifts[address] = sources[0]
             continue
-        names = ", ".join(dict.fromkeys(source.address for source in sources))
+        names = ", ".join(dict.fromkeys(source.address for source in sources)) or "zeros"
         gifts[address] = Gift(
             names,
             found.recipient.shapes[address],
-            first.dtype,
+            sources[0].dtype if sources else torch.float32,
             Content(lambda a=address: _assembled(donor, found, a)),  # type: ignore[misc]
             None,
             (names,),

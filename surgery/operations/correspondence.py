@@ -18,6 +18,8 @@ from surgery.shown import Shown
 
 Read = Callable[[str], torch.Tensor]
 
+_ZEROS = "the other model has zeros in its place"
+
 
 @dataclass(frozen=True)
 class TensorPair:
@@ -25,7 +27,8 @@ class TensorPair:
 
     Attributes:
         donor: the address of the donor's tensor; empty where the donor has none and zeros belong.
-        recipient: the address of the recipient's tensor.
+        recipient: the address of the recipient's tensor; empty where it has none: it computes as
+            with zeros, and the donor's numbers have to be zeros.
         theirs: which of the donor's numbers.
         ours: which of the recipient's.
         role: what they are for: ``product weight``, ``norm mean``, ``buffer``.
@@ -77,8 +80,7 @@ class Correspondence(Shown):
         donor: the donor's tensors.
         recipient: the recipient's.
         pairs: what belongs where.
-        donor_only: tensors of the donor that have no place in the recipient.
-        recipient_only: tensors of the recipient for which the donor has nothing.
+        reasons: by address, why tensors of the donor have no counterpart, and of the recipient.
         differences: in what aligned operations differ besides.
         ambiguous: how many groups of operations only the order of execution told apart.
         complete: whether all operations of both were aligned.
@@ -87,8 +89,7 @@ class Correspondence(Shown):
     donor: Form
     recipient: Form
     pairs: tuple[TensorPair, ...]
-    donor_only: tuple[Leftover, ...]
-    recipient_only: tuple[Leftover, ...]
+    reasons: tuple[Mapping[str, str], Mapping[str, str]] = ({}, {})
     differences: tuple[Distinction, ...] = ()
     ambiguous: int = 0
     complete: bool = True
@@ -101,7 +102,8 @@ class Correspondence(Shown):
         """The pairs of each of the recipient's tensors that they fill, by its address."""
         found: dict[str, list[TensorPair]] = {}
         for pair in self.pairs:
-            found.setdefault(pair.recipient, []).append(pair)
+            if pair.recipient:
+                found.setdefault(pair.recipient, []).append(pair)
         return {
             address: tuple(pairs)
             for address, pairs in found.items()
@@ -116,12 +118,30 @@ class Correspondence(Shown):
     @property
     def coverage(self) -> float:
         """The share of tensors that belong somewhere: the better of both sides, 0 to 1."""
-        used = {pair.donor for pairs in self.parts.values() for pair in pairs if pair.donor}
         shares = [
             len(done) / max(len(form.shapes) - len(form.constants), 1)
-            for done, form in ((used, self.donor), (set(self.parts), self.recipient))
+            for done, form in ((self.read, self.donor), (self.parts, self.recipient))
         ]
         return min(max(shares), 1.0)
+
+    @cached_property
+    def read(self) -> frozenset[str]:
+        """The donor's tensors of which something goes into the recipient, by first address."""
+        return frozenset(p.donor for pairs in self.parts.values() for p in pairs if p.donor)
+
+    @cached_property
+    def donor_only(self) -> tuple[Leftover, ...]:
+        """Tensors of the donor of which nothing has a place in the recipient, and why."""
+        return tuple(_leftovers(self.donor, self.read, self.reasons[0]))
+
+    @cached_property
+    def recipient_only(self) -> tuple[Leftover, ...]:
+        """Tensors of the recipient that the donor does not fill, and why."""
+        begun = {
+            pair.recipient: "only a part of it has a counterpart, or it has several"
+            for pair in self.pairs
+        }
+        return tuple(_leftovers(self.recipient, self.parts, begun | dict(self.reasons[1])))
 
     @property
     def rename(self) -> dict[str, str | None]:
@@ -191,7 +211,10 @@ class Correspondence(Shown):
         if address in self.straight:
             return read(self.straight[address])
         sources = [read(pair.donor) if pair.donor else None for pair in pairs]
-        some = next(source for source in sources if source is not None)
+        some = next((source for source in sources if source is not None), None)
+        if some is None:
+            # All zeros: of the form that the donor's tensors have.
+            some = read(next(iter(self.straight.values()), next(iter(self.read))))
         made = torch.zeros(shape, dtype=some.dtype, device=some.device)
         with torch.no_grad():
             for pair, source in zip(pairs, sources, strict=True):
@@ -202,26 +225,14 @@ class Correspondence(Shown):
 
     def inverse(self) -> Correspondence:
         """The same from the recipient to the donor."""
-        back = tuple(
-            TensorPair(p.recipient, p.donor, p.ours, p.theirs, p.role)
-            for p in self.pairs
-            if p.donor
-        )
-        named = {pair.recipient for pair in back}
         return replace(
             self,
             donor=self.recipient,
             recipient=self.donor,
-            pairs=back,
-            donor_only=(
-                *self.recipient_only,
-                *(
-                    Leftover(p.recipient, p.ours.shape, "the recipient has zeros in its place")
-                    for p in self.pairs
-                    if not p.donor
-                ),
+            pairs=tuple(
+                TensorPair(p.recipient, p.donor, p.ours, p.theirs, p.role) for p in self.pairs
             ),
-            recipient_only=tuple(each for each in self.donor_only if each.address not in named),
+            reasons=(self.reasons[1], self.reasons[0]),
             differences=tuple(
                 Distinction(d.recipient, d.donor, d.operation, d.name, d.ours, d.theirs)
                 for d in self.differences
@@ -267,21 +278,14 @@ def correspondence_of(
         form_of(title, index, used)
         for title, index, used in zip(titles, indexes, state, strict=True)
     ]
-    draft = Correspondence(
+    return Correspondence(
         forms[0],
         forms[1],
         (*found.pairs, *beside),
-        (),
-        (),
+        found.reasons,
         tuple(dict.fromkeys(distinctions(alignment))),
         len(alignment.open),
         alignment.complete,
-    )
-    used = {pair.donor for pairs in draft.parts.values() for pair in pairs}
-    return replace(
-        draft,
-        donor_only=tuple(_leftovers(forms[0], used, found.reasons[0])),
-        recipient_only=tuple(_leftovers(forms[1], draft.parts, found.reasons[1])),
     )
 
 
@@ -293,6 +297,7 @@ class _Pairing:
         self.norms: list[tuple[str, str]] = []
         self.reasons: tuple[dict[str, str], dict[str, str]] = ({}, {})
         self.given: dict[Piece, Piece] = {}
+        self.idle: set[Piece] = set()
         for a, b in alignment.pairs:
             self.add(alignment.one.cells[a], alignment.other.cells[b])
 
@@ -308,12 +313,14 @@ class _Pairing:
                 if ours.role == "mean":
                     self.norms.append((slot.piece.address, ours.piece.address))
             elif ours.role.startswith("bias") and ours.piece.address:
-                zeros = Piece("", ours.piece.shape, contiguous(ours.piece.shape))
-                self.pair(zeros, ours.piece, f"{recipient.kind} {ours.role}")
+                self.pair(_zeros(ours), ours.piece, f"{recipient.kind} {ours.role}")
             else:
                 self.reasons[1][ours.piece.address] = "the donor's operation has none"
         for slot in theirs.values():
-            self.reasons[0][slot.piece.address] = "the recipient's operation has none"
+            if slot.role.startswith("bias"):
+                self.pair(slot.piece, _zeros(slot), f"{recipient.kind} {slot.role}")
+            else:
+                self.reasons[0][slot.piece.address] = "the recipient's operation has none"
 
     def mismatch(self, theirs: Slot, ours: Slot) -> None:
         """Two tensors in one place, of different shapes."""
@@ -323,9 +330,14 @@ class _Pairing:
     def pair(self, theirs: Piece, ours: Piece, role: str) -> None:
         """Numbers and their place, each place once."""
         if not ours.address:
-            if theirs.address:
-                self.reasons[0][theirs.address] = "the recipient has zeros in its place"
+            # Beside it may stand others of the same tensor, which do have a place.
+            if theirs.address and theirs not in self.idle:
+                self.idle.add(theirs)
+                self.reasons[0][theirs.address] = _ZEROS
+                self.pairs.append(TensorPair(theirs.address, "", theirs, ours, role))
             return
+        if not theirs.address:
+            self.reasons[1][ours.address] = _ZEROS
         known = self.given.setdefault(ours, theirs)
         if known is theirs:
             self.pairs.append(TensorPair(theirs.address, ours.address, theirs, ours, role))
@@ -355,6 +367,10 @@ def _beside(
             if tuple(there[twin].tensor.shape) == shape:
                 theirs, ours = (Piece(a, shape, contiguous(shape)) for a in (twin, address))
                 yield TensorPair(twin, address, theirs, ours, "buffer")
+
+
+def _zeros(slot: Slot) -> Piece:
+    return Piece("", slot.piece.shape, contiguous(slot.piece.shape))
 
 
 def _leftovers(form: Form, used: Container[str], reasons: Mapping[str, str]) -> Iterator[Leftover]:
