@@ -30,7 +30,7 @@ from torch import nn
 import surgery
 from benchmarks.registry import ROOT
 from benchmarks.timing import THREADS, machine, markdown, publish, times
-from benchmarks.twins import Model, Twin, strangers, twins
+from benchmarks.twins import ABSENT, Model, Twin, strangers, twins
 from surgery import tree
 from surgery.errors import SurgeryError
 from surgery.families.registry import Registry
@@ -281,6 +281,8 @@ def main(wanted: Sequence[str] = ()) -> int:
         "## Alike, and not the same",
         "These pairs must be refused, with what they differ in:",
         "\n".join(f"- {r.donor} to {r.recipient}: {r.reason or 'NOT REFUSED'}" for r in refused),
+        "## Not in the table",
+        "\n".join(f"- {name}: {reason}" for name, reason in ABSENT.items()),
         "## Failures",
         "\n".join(f"- {r.donor} to {r.recipient}: {r.reason}" for r in failed) or "None.",
     )

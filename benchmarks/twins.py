@@ -198,6 +198,7 @@ _TORCHVISION: tuple[tuple[str, str, int], ...] = (
 
 # efficientnet-pytorch pads for one size when it is made, timm for whatever it gets.
 _SIDES = (224, 240, 260, 300, 380, 456, 528, 600, 672)
+_BIASED = {"use_relative_position_bias": True}
 _BIT = {"layer_type": "preactivation", "global_padding": None}
 
 # A class of transformers with what its configuration is given, timm's name, and the size.
@@ -218,12 +219,8 @@ _TRANSFORMERS: tuple[tuple[str, dict[str, Any], str, int], ...] = (
     ("ConvNextV2ForImageClassification", {}, "convnextv2_tiny", SIDE),
     ("ViTForImageClassification", {}, "vit_base_patch16_224", 224),
     ("DeiTForImageClassificationWithTeacher", {}, "deit_base_distilled_patch16_224", 224),
-    (
-        "BeitForImageClassification",
-        {"use_relative_position_bias": True},
-        "beit_base_patch16_224",
-        224,
-    ),
+    ("BeitForImageClassification", _BIASED, "beit_base_patch16_224", 224),
+    ("BeitForImageClassification", _BIASED, "beitv2_base_patch16_224", 224),
     ("SwinForImageClassification", {}, "swin_tiny_patch4_window7_224", 224),
     (
         "Swinv2ForImageClassification",
@@ -238,6 +235,11 @@ _TRANSFORMERS: tuple[tuple[str, dict[str, Any], str, int], ...] = (
     ("PoolFormerForImageClassification", {}, "poolformer_s12", 224),
     ("FocalNetForImageClassification", {}, "focalnet_tiny_srf", 224),
     ("PvtV2ForImageClassification", {}, "pvt_v2_b0", 224),
+    ("FocalNetForImageClassification", {"focal_levels": [3, 3, 3, 3]}, "focalnet_tiny_lrf", 224),
+    ("HieraForImageClassification", {}, "hiera_base_224", 224),
+    ("MobileViTForImageClassification", {}, "mobilevit_s", 256),
+    ("MobileViTV2ForImageClassification", {}, "mobilevitv2_100", 256),
+    ("Data2VecVisionForImageClassification", _BIASED, "beit_base_patch16_224", 224),
     (
         "Dinov2Model",
         {"image_size": 518},
@@ -246,6 +248,33 @@ _TRANSFORMERS: tuple[tuple[str, dict[str, Any], str, int], ...] = (
     ),
     ("BitForImageClassification", _BIT, "resnetv2_50x1_bit", 224),
 )
+
+_REGNET_Y = {"depths": [1, 3, 6, 6], "hidden_sizes": [48, 104, 208, 440], "groups_width": 8}
+_REGNET_X = {"depths": [1, 2, 7, 12], "hidden_sizes": [32, 64, 160, 400], "groups_width": 16}
+
+# The same with torchvision's name.
+_BETWEEN: tuple[tuple[str, dict[str, Any], str, int], ...] = (
+    ("ResNetForImageClassification", {}, "resnet50", SIDE),
+    ("RegNetForImageClassification", _REGNET_Y, "regnet_y_400mf", SIDE),
+    ("RegNetForImageClassification", _REGNET_X | {"layer_type": "x"}, "regnet_x_400mf", SIDE),
+    ("ConvNextForImageClassification", {}, "convnext_tiny", SIDE),
+    ("ViTForImageClassification", {}, "vit_b_16", 224),
+    ("SwinForImageClassification", {}, "swin_t", 224),
+    ("Swinv2ForImageClassification", {"image_size": 256, "window_size": 8}, "swin_v2_t", 256),
+    ("MobileNetV2ForImageClassification", {"tf_padding": False}, "mobilenet_v2", SIDE),
+)
+
+# What is asked for and has no row: there is no second implementation, or no memory for it.
+ABSENT: Mapping[str, str] = {
+    "CvtForImageClassification": "neither timm nor torchvision has CvT",
+    "PvtForImageClassification": "the first PVT; timm has the second alone, which is in the table",
+    "DeiTForImageClassification": "it keeps the token of distillation and drops its head; timm "
+    "has both or neither. With both it is in the table",
+    "Dinov2ForImageClassification": "its head reads the class token beside the mean of all "
+    "others; timm's reads one of them. Without a head it is in the table",
+    "regnet_y_128gf": "644 million parameters: in double precision two of them take more memory "
+    "than the machine of this table has",
+}
 
 
 def twins() -> Iterator[Twin]:
@@ -258,10 +287,10 @@ def twins() -> Iterator[Twin]:
     for name, settings, other, size in _TRANSFORMERS:
         features = {"num_classes": 0} if name.endswith("Model") else {}
         yield Twin(Model("transformers", name, settings), Model("timm", other, features), size)
-    for name, other in (("ResNetForImageClassification", "resnet50"),):
-        yield Twin(Model("transformers", name, {}), Model("torchvision", other, {}), SIDE)
-    for name, other in (("ViTForImageClassification", "vit_b_16"),):
-        yield Twin(Model("transformers", name, {}), Model("torchvision", other, {}), 224)
+    one = Model("transformers", "LevitForImageClassification", {})
+    yield Twin(one, Model("timm", "levit_128", {"distilled": False}), 224)
+    for name, settings, other, size in _BETWEEN:
+        yield Twin(Model("transformers", name, settings), Model("torchvision", other, {}), size)
     bert = {"hidden_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4}
     bert |= {"intermediate_size": 192, "max_position_embeddings": 64, "vocab_size": VOCABULARY}
     yield Twin(Model("transformers", "BertModel", bert), Model("plain torch", "BERT", {}), 0)
@@ -275,3 +304,8 @@ def strangers() -> Iterator[Twin]:
     yield Twin(one, Model("torchvision", "efficientnet_b0", {}), SIDE)
     one = Model("efficientnet-pytorch", "efficientnet-b4", {})
     yield Twin(one, Model("timm", "tf_efficientnet_b4", {}), SIDE)
+    one = Model("transformers", "EfficientNetForImageClassification", {"image_size": 600})
+    yield Twin(one, Model("torchvision", "efficientnet_b7", {}), SIDE)
+    # Attention that is normalised by softmax, and by length.
+    one = Model("transformers", "SwiftFormerForImageClassification", {})
+    yield Twin(one, Model("timm", "swiftformer_xs", {}), 224)
