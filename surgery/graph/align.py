@@ -7,7 +7,7 @@ deeper or has another head, the common part is found from the inputs on and from
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
 
 from surgery.graph.aten import packet
@@ -16,13 +16,17 @@ from surgery.graph.refine import (
     Colours,
     Palette,
     Sides,
+    agreed,
     groups,
     refined,
+    remembered,
     same_counts,
     seeds_of,
     sources,
     targets,
 )
+from surgery.graph.ties import settled
+from surgery.graph.wording import gist, wording
 
 
 @dataclass(frozen=True)
@@ -71,15 +75,17 @@ def alignments(one: Canonical, other: Canonical, limit: int = 8) -> Iterator[Ali
     if not same_counts(colours):
         yield _in_part(sides, seeds, colours, palette)
         return
-    stricter = refined(sides, colours, palette, passed)
-    if same_counts(stricter):
-        colours = stricter
-    unsettled = tuple((tuple(a), tuple(b)) for a, b in groups(colours) if len(a) > 1)
-    for count, settled in enumerate(_settled(sides, colours, palette)):
-        if count == limit:
-            return
-        pairs = sorted((a[0], b[0]) for a, b in groups(settled))
-        yield Alignment(one, other, tuple(pairs), True, unsettled)
+    for way in (_gists, passed, _wordings):
+        if len(set(colours[0])) == len(colours[0]):
+            break
+        stricter = refined(sides, colours, palette, agreed(sides, colours, way))
+        colours = stricter if same_counts(stricter) else colours
+    none = True
+    for found in settled(sides, colours, remembered(_wordings), limit):
+        none = False
+        yield Alignment(one, other, found.pairs, True, found.open)
+    if none:
+        yield _in_part(sides, seeds, colours, palette)
 
 
 def passed(side: Canonical, stream: Stream) -> tuple[str, ...]:
@@ -87,22 +93,12 @@ def passed(side: Canonical, stream: Stream) -> tuple[str, ...]:
     return tuple(packet(side.graph.nodes[n].operation).rstrip("_") for n in stream.via)
 
 
-def _settled(
-    sides: Sides, colours: tuple[Colours, Colours], palette: Palette
-) -> Iterator[tuple[Colours, Colours]]:
-    """Every way to tell cells of one colour apart, those in order of execution first."""
-    tie = next(((a, b) for a, b in groups(colours) if len(a) > 1), None)
-    if tie is None:
-        yield colours
-        return
-    (first, *_), candidates = tie
-    for candidate in candidates:
-        fresh = palette.number(("settled", len(palette.known)))
-        one, other = (list(each) for each in colours)
-        one[first] = other[candidate] = fresh
-        again = refined(sides, (one, other), palette)
-        if same_counts(again):
-            yield from _settled(sides, again, palette)
+def _gists(side: Canonical, stream: Stream) -> Hashable:
+    return gist(side.graph.nodes[number] for number in stream.via)
+
+
+def _wordings(side: Canonical, stream: Stream) -> Hashable:
+    return wording(side.graph.nodes[number] for number in stream.via)
 
 
 def _in_part(
@@ -111,6 +107,7 @@ def _in_part(
     """Align what two different graphs have in common."""
     found: dict[int, int] = {}
     taken: set[int] = set()
+    by_order = []
     above = tuple(sources(s, c, palette) for s, c in zip(sides, seeds, strict=True))
     below = tuple(targets(s, c, palette) for s, c in zip(sides, seeds, strict=True))
     for known in (colours, above, below):
@@ -120,11 +117,12 @@ def _in_part(
         )
         for ours, theirs in groups(rest):
             if len(ours) == len(theirs):
+                by_order += [(tuple(ours), tuple(theirs))] if len(ours) > 1 else []
                 found |= dict(zip(ours, theirs, strict=True))
                 taken |= set(theirs)
         _spread(sides, seeds, found, taken)
     one, other = sides
-    return Alignment(one, other, tuple(sorted(found.items())), False)
+    return Alignment(one, other, tuple(sorted(found.items())), False, tuple(by_order))
 
 
 def _spread(

@@ -7,21 +7,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from surgery.graph.align import Alignment
-from surgery.graph.aten import operator, packet
-from surgery.graph.graph import Node, Ref
-
-# Arguments that change no number that comes out in eval mode.
-_IDLE = frozenset(
-    {
-        *("padding_idx", "scale_grad_by_freq", "sparse", "group", "log2"),
-        *("momentum", "training", "train", "cudnn_enabled", "cudnn_enable", "benchmark"),
-        *("deterministic", "inplace", "dtype", "layout", "device", "pin_memory", "half_to_float"),
-        *("memory_format", "weight_decay", "output_padding", "N", "C", "HxW", "normalized_shape"),
-    }
-)
+from surgery.graph.canonical import Stream
+from surgery.graph.graph import Node
+from surgery.graph.wording import name_of, plain, settings_of, written
 
 # Cells whose node says how they compute; that of a bare value is whatever reads it.
 _TOLD = frozenset({"product", "norm", "scale"})
+
+# Operators of joins that are called a sum, and are not the same.
+_SUMS = frozenset({"sub", "rsub"})
 
 
 @dataclass(frozen=True)
@@ -77,85 +71,61 @@ def folded(found: Iterable[Distinction]) -> Iterator[str]:
 
 def ways(alignment: Alignment) -> Iterator[Distinction]:
     """What lies between aligned cells and differs: it may be the same, written another way."""
+    yield from _sums(alignment)
     paired = dict(alignment.pairs)
     ends = [(e, f) for e, f in zip(alignment.one.ends, alignment.other.ends, strict=False)]
-    flows = [
-        (mine, theirs)
-        for a, b in alignment.pairs
-        for mine in alignment.one.cells[a].streams
-        for theirs in alignment.other.cells[b].streams
+    flows: list[tuple[Stream, Stream]] = []
+    for a, b in alignment.pairs:
+        theirs_by: dict[int, list[Stream]] = {}
+        for stream in alignment.other.cells[b].streams:
+            theirs_by.setdefault(stream.cell, []).append(stream)
+        for mine in alignment.one.cells[a].streams:
+            flows += [(mine, theirs) for theirs in theirs_by.get(paired.get(mine.cell, -1), ())]
+    flows += [
+        (e.stream, f.stream)
+        for e, f in ends
+        if e.stream is not None and f.stream and paired.get(e.stream.cell) == f.stream.cell
     ]
-    flows += [(e.stream, f.stream) for e, f in ends if e.stream is not None and f.stream]
     for mine, theirs in flows:
-        if paired.get(mine.cell) != theirs.cell:
-            continue
         yield from _chains(
             [alignment.one.graph.nodes[number] for number in mine.via],
             [alignment.other.graph.nodes[number] for number in theirs.via],
         )
 
 
+def _sums(alignment: Alignment) -> Iterator[Distinction]:
+    """Where streams meet, and one of the two takes away or weighs what the other adds."""
+    for a, b in alignment.pairs:
+        cells = alignment.one.cells[a], alignment.other.cells[b]
+        if cells[0].kind != "join" or cells[0].name != "add":
+            continue
+        one = alignment.one.graph.nodes[cells[0].node]
+        other = alignment.other.graph.nodes[cells[1].node]
+        names = name_of(one), name_of(other)
+        if names[0] != names[1] and {*names} & _SUMS:
+            yield Distinction(one.module, other.module, "", "", *names)
+        yield from (each for each in _between(one, other) if each.name == "alpha")
+
+
 def _chains(one: list[Node], other: list[Node]) -> Iterator[Distinction]:
-    names = [[_name(node) for node in chain] for chain in (one, other)]
+    names = [[name_of(node) for node in chain] for chain in (one, other)]
     if names[0] == names[1]:
         for a, b in zip(one, other, strict=True):
             yield from _between(a, b)
         return
     modules = [chain[0].module if chain else "" for chain in (one, other)]
-    told = [" then ".join(map(_written, chain)) or "nothing" for chain in (one, other)]
+    told = [" then ".join(map(written, chain)) or "nothing" for chain in (one, other)]
     yield Distinction(modules[0], modules[1], "", "", told[0], told[1])
-
-
-def _written(node: Node) -> str:
-    settings = _settings(node)
-    told = ", ".join(f"{name}={value}" for name, value in settings.items() if value is not None)
-    return f"{_name(node)}({told})"
-
-
-def _name(node: Node) -> str:
-    """What an operator is called, without what only says how it is carried out."""
-    name = packet(node.operation).strip("_")
-    return name.removeprefix("native_").removesuffix("_legit_no_training")
 
 
 def _between(one: Node, other: Node) -> Iterator[Distinction]:
     """The settings that two operations of one sort have in common and that differ."""
-    mine, theirs = _settings(one), _settings(other)
-    for name in (
-        mine.keys() & theirs.keys() if _name(one) == _name(other) else mine.keys() & {"eps"}
-    ):
-        if name in theirs and _plain(mine[name]) != _plain(theirs[name]):
+    mine, theirs = settings_of(one), settings_of(other)
+    common = mine.keys() & theirs.keys()
+    if name_of(one) != name_of(other):
+        common &= {"eps"}
+    for name in sorted(common):
+        if plain(mine[name]) != plain(theirs[name]):
             yield Distinction(
-                one.module, other.module, _name(other), name, mine[name], theirs[name]
+                one.module, other.module, name_of(other), name, mine[name], theirs[name]
             )
-
-
-def _plain(value: Any) -> Any:
-    """A setting with one number for all axes, where they have the same."""
-    if isinstance(value, tuple) and len(set(value)) == 1:
-        return value[0]
-    return value
-
-
-def _settings(node: Node) -> dict[str, Any]:
-    """The arguments of an operation that are no tensors, by name, defaults filled in."""
-    found = operator(node.operation)
-    schema = getattr(found, "_schema", None)
-    if schema is None:
-        return {}
-    given = dict(node.keywords)
-    settings = {}
-    for place, argument in enumerate(schema.arguments):
-        value = (
-            node.arguments[place]
-            if place < len(node.arguments)
-            else given.get(argument.name, argument.default_value)
-        )
-        if argument.name in _IDLE or isinstance(value, Ref) or value == "Tensor":
-            continue
-        if isinstance(value, tuple | list):
-            if any(isinstance(item, Ref) for item in value):
-                continue
-            value = tuple(value)
-        settings[argument.name] = value
-    return settings

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 import torch
 
 from surgery.graph.aten import packet
-from surgery.graph.canonical import Canonical, Kind
+from surgery.graph.canonical import Canonical, Kind, Stream
 from surgery.graph.draft import Draft, Link, finished
 from surgery.graph.flows import (
     Chain,
@@ -257,7 +257,9 @@ class _Reader:
     def _flow(self, value: Value, node: int) -> Flow | None:
         """A value as a stream; a parameter by itself is a cell of its own."""
         if isinstance(value, Flow):
-            return replace(value, features=None, rows=self._rows(value))
+            if value.features is None:
+                return value
+            return Flow(value.cell, None, self._rows(value), value.via)
         if isinstance(value, Held) and value.role == "parameter" and not value.zeroed:
             return Flow(self._parameter(value, node))
         if isinstance(value, Made):
@@ -279,7 +281,7 @@ class _Reader:
 
     def _draft(self, kind: Kind, name: str, node: Node, flows: list[Flow] | None = None) -> int:
         draft = Draft(kind, name, node.index, node.module)
-        draft.links = [link_of(replace(f, rows=self._rows(f), features=None)) for f in flows or ()]
+        draft.links = [Link(Stream(f.cell, f.via), self._rows(f)) for f in flows or ()]
         self.drafts.append(draft)
         return len(self.drafts) - 1
 

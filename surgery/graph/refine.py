@@ -36,6 +36,42 @@ def silent(side: Canonical, stream: Stream) -> Hashable:
     return ()
 
 
+def remembered(way: Way) -> Way:
+    """The same of ways, each looked at once."""
+    known: dict[tuple[int, Stream], Hashable] = {}
+
+    def told(side: Canonical, stream: Stream) -> Hashable:
+        key = id(side), stream
+        if key not in known:
+            known[key] = way(side, stream)
+        return known[key]
+
+    return told
+
+
+def agreed(sides: Sides, colours: tuple[Colours, Colours], way: Way) -> Way:
+    """The same of ways, silent of those from cells where the two graphs have different ones.
+
+    Args:
+        sides: two graphs.
+        colours: of their cells.
+        way: what to tell of the operations between two cells.
+    """
+    told = remembered(way)
+    counts: list[dict[int, Counter[Hashable]]] = [defaultdict(Counter), defaultdict(Counter)]
+    for side, numbers, count in zip(sides, colours, counts, strict=True):
+        ends = (end.stream for end in side.ends if end.stream is not None)
+        for stream in (*(each for cell in side.cells for each in cell.streams), *ends):
+            count[numbers[stream.cell]][told(side, stream)] += 1
+    same = {colour for colour, ways in counts[0].items() if counts[1].get(colour) == ways}
+    known = {id(side): numbers for side, numbers in zip(sides, colours, strict=True)}
+
+    def common(side: Canonical, stream: Stream) -> Hashable:
+        return told(side, stream) if known[id(side)][stream.cell] in same else ()
+
+    return common
+
+
 def sources(side: Canonical, seeds: Sequence[int], palette: Palette, way: Way = silent) -> Colours:
     """Colours that know of everything that leads to a cell.
 

@@ -140,27 +140,45 @@ def test_another_padding_is_named():
 class Branches(nn.Module):
     """Two branches of one form: only the output tells which is which."""
 
-    def __init__(self) -> None:
+    def __init__(self, depth: int = 1) -> None:
         super().__init__()
-        self.one, self.two = nn.Linear(4, 4), nn.Linear(4, 4)
+        self.one, self.two = (
+            nn.ModuleList(nn.Linear(4, 4) for _ in range(depth)) for _ in range(2)
+        )
+        self.register_buffer("twice", torch.tensor(2.0))
+        self.register_buffer("thrice", torch.tensor(3.0))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.one(x).mul(2) + self.two(x).mul(3)
+        for one, two in zip(self.one, self.two, strict=True):
+            x = torch.tanh(one(x) * self.twice + two(x) * self.thrice)
+        return x
 
 
 class Swapped(Branches):
     """The same, in the other order."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        tripled = self.two(x).mul(3)
-        return self.one(x).mul(2) + tripled
+        for one, two in zip(self.one, self.two, strict=True):
+            tripled = two(x) * self.thrice
+            x = torch.tanh(one(x) * self.twice + tripled)
+        return x
 
 
-def test_branches_that_look_the_same_are_tried_until_the_output_agrees():
-    donor, recipient, x = shaken(Branches()), shaken(Swapped()), torch.randn(2, 4)
+def branches(kind: type[Branches], depth: int = 1) -> Branches:
+    """Branches with random weights."""
+    made = kind(depth)
+    for parameter in made.parameters():
+        nn.init.normal_(parameter)
+    return made.eval()
+
+
+@pytest.mark.parametrize("depth", [1, 2, 12])
+def test_branches_that_look_the_same_are_tried_until_the_output_agrees(depth: int):
+    donor, recipient, x = branches(Branches, depth), branches(Swapped, depth), torch.randn(2, 4)
     found = surgery.align(donor, recipient, example=x, registry=NOTHING)
-    assert found.ambiguous
+    assert found.ambiguous == depth
     surgery.transplant(donor, recipient, match="graph", example=x, registry=NOTHING)
+    assert torch.equal(recipient.one[0].weight, donor.one[0].weight)
     assert torch.allclose(outputs(donor, x), outputs(recipient, x), atol=1e-6)
 
 
@@ -170,8 +188,8 @@ def test_weights_that_hide_a_wrong_place_do_not_hide_it():
     for parameter in donor.parameters():
         nn.init.zeros_(parameter)
     surgery.transplant(donor, recipient, match="graph", how="share", example=x, registry=NOTHING)
-    assert recipient.one.weight is donor.one.weight
-    assert recipient.two.weight is donor.two.weight
+    assert recipient.one[0].weight is donor.one[0].weight
+    assert recipient.two[0].weight is donor.two[0].weight
 
 
 def test_a_signal_that_dies_on_the_way_does_not_hide_another_padding():
