@@ -13,8 +13,10 @@ import torch
 from torch import nn
 
 from surgery import tree
+from surgery.claims import FOLLOWING
 from surgery.deferred import Deferred, construct
 from surgery.errors import ArgumentError, PlanError, SurgeryError
+from surgery.families.applied import heads_for
 from surgery.families.registry import Registry, in_force
 from surgery.operations.choose import check_classes
 from surgery.operations.draws import Draws
@@ -90,8 +92,8 @@ def build(
             or an error (``"error"``), or by pattern.
         min_coverage: the share of tensors, 0 to 1, that must match on one side.
         generator: source of the random numbers, on the CPU; torch's default one, if left out.
-        example: the arguments of one forward pass, to check the number of classes with; left
-            out, it is supplied or inferred.
+        example: the arguments of one forward pass, to check the number of classes with, where the
+            model's family does not know its heads; left out, it is supplied or inferred.
         registry: the plugins to ask; those installed, if left out.
         options: further arguments for the callable.
 
@@ -336,6 +338,11 @@ def _proven(
     outcome: Outcome, num_classes: int, example: Any, registry: Registry
 ) -> tuple[Outcome, tuple[str, ...]]:
     """Look for the heads that have the number of classes which the constructor was given."""
+    claimed = _claimed(outcome.model, num_classes, registry)
+    if claimed:
+        found = f"{', '.join(claimed)}: {num_classes}, where its family knows the heads"
+        check = Check("classes", True, f"{found}, as its constructor made them")
+        return replace(outcome, checks=(*outcome.checks, check)), claimed
     try:
         heads = survey(outcome.model, example, registry=registry, briefly=True).heads
     except SurgeryError as error:
@@ -346,6 +353,28 @@ def _proven(
     found = ", ".join(f"{address or 'the model'}: {num_classes}" for address in having)
     check = Check("classes", True, f"{found}, as its constructor made them")
     return (replace(outcome, checks=(*outcome.checks, check)) if having else outcome), having
+
+
+def _claimed(model: nn.Module, num_classes: int, registry: Registry) -> tuple[str, ...]:
+    """The layers that the model's family knows as heads, if each has a row for every class."""
+    family = registry.claim(model)
+    claims = () if family is None else heads_for(family, model)
+    filled = [
+        name
+        for name, module in model.named_modules()
+        if any(True for _ in module.parameters(False))
+    ]
+    found = []
+    for claim in claims:
+        inside = [name for name in filled if claim.covers(name)]
+        if not inside:
+            continue
+        # A claim names the layer, or the block that ends in it.
+        sizes = {value.shape[:1] for value in model.get_submodule(inside[-1]).parameters(False)}
+        if claim.factor != 1 or claim.role in FOLLOWING or sizes != {(num_classes,)}:
+            return ()
+        found.append(inside[-1])
+    return tuple(found)
 
 
 def _replaced(

@@ -270,6 +270,32 @@ def test_heads_are_replaced_where_the_callable_does_not_see_to_it(target: Any, t
     assert all(check.passed for check in outcome.checks)
 
 
+@pytest.mark.parametrize("target", ["googlenet", "squeezenet1_1", "efficientnet-b0"])
+def test_where_a_family_knows_the_heads_nothing_is_recorded(
+    monkeypatch: pytest.MonkeyPatch, target: str
+):
+    recorded: list[nn.Module] = []
+    monkeypatch.setattr(
+        surgery.survey, "record_graph", lambda model, *_, **__: recorded.append(model)
+    )
+    outcome = build(target, num_classes=7)
+    heads = FAMILIES.claim(outcome.model).heads
+    (check,) = [check for check in outcome.checks if check.name == "classes"]
+    assert "family" in check.finding and not recorded
+    assert heads and all(claim.address in check.finding for claim in heads)
+
+
+def test_a_head_of_another_size_than_was_asked_for_is_replaced_where_a_family_knows_it():
+    def stubborn(num_classes: int = 4) -> nn.Module:
+        return torchvision.models.resnet18(num_classes=4)
+
+    outcome = build(stubborn, num_classes=7)
+    assert outcome.model(torch.zeros(2, 3, 32, 32)).shape == (2, 7)
+    assert [step.address for step in outcome.plan.steps if "weight" in step.address] == [
+        "fc.weight"
+    ]
+
+
 def test_what_cannot_be_proven_is_said():
     def odd(num_classes: int = 4) -> nn.Module:
         return nn.ParameterList([torch.zeros(num_classes)])
