@@ -359,11 +359,7 @@ def _claimed(model: nn.Module, num_classes: int, registry: Registry) -> tuple[st
     """The layers that the model's family knows as heads, if each has a row for every class."""
     family = registry.claim(model)
     claims = () if family is None else heads_for(family, model)
-    filled = [
-        name
-        for name, module in model.named_modules()
-        if any(True for _ in module.parameters(False))
-    ]
+    filled = [name for name, module in model.named_modules() if [*module.parameters(False)]]
     found = []
     for claim in claims:
         inside = [name for name in filled if claim.covers(name)]
