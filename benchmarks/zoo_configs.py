@@ -5,7 +5,7 @@ What depends on what differs by architecture, so there are several attempts, the
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from torch import nn
 LAYERS = (
     *("num_hidden_layers", "num_layers", "n_layer", "n_layers", "num_encoder_layers"),
     *("num_decoder_layers", "encoder_layers", "decoder_layers", "num_hidden_groups"),
+    *("num_blocks", "num_self_attends_per_block"),
 )
 WIDTHS = {
     **dict.fromkeys(("hidden_size", "d_model", "n_embd", "dim", "embedding_size", "emb_dim"), 64),
@@ -23,11 +24,36 @@ WIDTHS = {
     **dict.fromkeys(("num_attention_heads", "n_head", "n_heads", "num_heads"), 4),
     **dict.fromkeys(("encoder_attention_heads", "decoder_attention_heads"), 4),
     **dict.fromkeys(("num_key_value_heads", "num_kv_heads"), 2),
-    **dict.fromkeys(("head_dim", "d_kv"), 16),
+    **dict.fromkeys(("head_dim", "d_kv", "qk_rope_head_dim"), 16),
     **dict.fromkeys(("num_experts", "num_local_experts", "n_routed_experts"), 4),
+    "d_latents": 64,
+    "num_latents": 16,
 }
 # What the defaults of some leave open, and published configurations say.
 UNSAID = {"vocab_size": 64, "num_experts_per_tok": 2}
+# The same for one type of model, and where the classes are counted under another name.
+PUBLISHED: dict[str, dict[str, Any]] = {
+    "cohere_compass_text": {
+        "rope_parameters": {
+            "full_attention": {
+                "rope_type": "default",
+                "rope_theta": 1e4,
+                "mrope_section": [4, 2, 2],
+            }
+        }
+    },
+    "esm": {"vocab_size": 33, "pad_token_id": 1, "mask_token_id": 32},
+    "perceiver": {"num_cross_attention_heads": 1},
+    "reformer": {"axial_pos_embds": False},
+}
+COUNTED: dict[str, Callable[[int], dict[str, Any]]] = {
+    "nemotron3_diarization": lambda number: {
+        "head_config": {"num_speakers": number},
+        "streaming_config": {"num_speakers": number},
+    },
+}
+# Parameters that a model may have to be made for real where it could not be made narrow.
+SMALL = 2e8
 
 
 def parts(config: Any) -> Iterator[Any]:
@@ -42,19 +68,53 @@ def shrink(config: Any, widths: bool) -> None:
     """Fewer layers, and with ``widths`` narrower ones; what a configuration lacks is left out."""
     for part in parts(config):
         held = vars(part)
+        counts = ("num_attention_heads", "num_key_value_heads")
+        alike = len({held.get(name) for name in counts}) == 1
         for name in LAYERS:
             if type(held.get(name)) is int:
                 setattr(part, name, min(held[name], 2))
         for name, size in WIDTHS.items() if widths else ():
             if type(held.get(name)) is int:
                 setattr(part, name, min(held[name], size))
+        if alike and held.get(counts[0]):
+            part.num_key_value_heads = part.num_attention_heads
         kinds = held.get("layer_types")
-        if isinstance(kinds, list):
-            part.layer_types = kinds[: held.get("num_hidden_layers", len(kinds))]
+        if isinstance(kinds, list) and "num_hidden_layers" in held:
+            # One layer of each kind at least: a mask is made for each.
+            part.num_hidden_layers = max(part.num_hidden_layers, len(set(kinds)))
+            part.layer_types = [*dict.fromkeys(kinds), *kinds][: part.num_hidden_layers]
+
+
+def fill(config: Any) -> None:
+    """What a default leaves open and a published configuration says."""
+    for key, size in UNSAID.items():
+        if getattr(config, key, 0) is None:
+            setattr(config, key, size)
+    heads = getattr(config, "num_attention_heads", None)
+    if heads and getattr(config, "num_key_value_heads", 0) is None:
+        config.num_key_value_heads = heads
+    if heads and getattr(config, "head_dim", 0) is None:
+        config.head_dim = config.hidden_size // heads
+    if getattr(config, "is_encoder_decoder", False):
+        config.decoder_start_token_id = getattr(config, "decoder_start_token_id", None) or 0
+
+
+def configured(kind: Any, num_labels: int, widths: bool | None) -> Any:
+    """A configuration of a class, with ``widths`` None as the library has it."""
+    source = kind.config_class
+    options = PUBLISHED.get(source.model_type, {})
+    counted = COUNTED.get(source.model_type, lambda number: {"num_labels": number})
+    config = source(**options, **counted(num_labels))
+    if widths is not None:
+        shrink(config, widths)
+    fill(config)
+    return config
 
 
 def attempts(name: str, num_labels: int) -> Iterator[nn.Module]:
-    """Models of a class that could be constructed: small, shallow, and whole on ``meta``.
+    """Models of a class that could be constructed: small, shallow, and whole.
+
+    They are on ``meta`` where they are neither narrow nor small.
 
     Raises:
         Exception: whatever the first attempt raised.
@@ -63,17 +123,10 @@ def attempts(name: str, num_labels: int) -> Iterator[nn.Module]:
     error: Exception | None = None
     built = 0
     for widths in (True, False, None):
-        config = kind.config_class(num_labels=num_labels)
-        # Published configurations say it; the defaults of some do not.
-        if getattr(config, "is_encoder_decoder", False):
-            config.decoder_start_token_id = getattr(config, "decoder_start_token_id", None) or 0
-        for key, size in UNSAID.items():
-            if getattr(config, key, 0) is None:
-                setattr(config, key, size)
-        if widths is not None:
-            shrink(config, widths)
         try:
-            with torch.device("cpu" if widths else "meta"):
+            config = configured(kind, num_labels, widths)
+            place = "cpu" if widths or count(kind, config) <= SMALL else "meta"
+            with torch.device(place):
                 model = kind(config)
         except Exception as raised:  # of any configuration: the next attempt shrinks less
             error = error or raised
@@ -82,6 +135,12 @@ def attempts(name: str, num_labels: int) -> Iterator[nn.Module]:
         yield model
     if not built and error is not None:
         raise error
+
+
+def count(kind: Any, config: Any) -> int:
+    """How many parameters a model of a configuration would have."""
+    with torch.device("meta"):
+        return sum(parameter.numel() for parameter in kind(config).parameters())
 
 
 def silence() -> None:

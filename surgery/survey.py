@@ -151,6 +151,8 @@ def survey(
         spots += [spot for spot in graph.blind_spots if spot not in spots]
         for leaf in graph.leaves:
             sites, ending = _sites(mode, graph, leaf, looking)
+            if any(_is_read_on(graph, pair, looking) for pair in sites):
+                sites, ending = [], f"{leaf.path} {leaf.spec} is what other outputs are made of"
             endings.setdefault(leaf.path, ending)
             for owner, site in sites:
                 found.setdefault(owner.address, []).append((owner, site))
@@ -310,6 +312,23 @@ def _split(
     tracks = {packing: follow(graph, mixing.value, mixing.axis, packing) for packing in known}
     whole = [p for p, t in tracks.items() if source in t.axes and t.packing(source) == PLAIN]
     return whole[0] if len(whole) == 1 else None
+
+
+def _is_read_on(graph: Graph, pair: tuple[Owner, Site], looking: _Looking) -> bool:
+    """Whether later layers read what a number alone takes for classes: keys and values do so.
+
+    A view has many axes, and one of them has the right number now and then. What is kept for the
+    next call is a view of features that the layers behind it mix on.
+    """
+    owner, site = pair
+    if site.packing == PLAIN or claim_on(looking.claims, owner) is not None:
+        return False
+    return any(
+        site.mixing.node in ancestors(graph, mixing.node)
+        for leaf in graph.leaves
+        if leaf.source is not None and leaf != site.leaf
+        for mixing in frontier(graph, leaf.source)
+    )
 
 
 def _whole(leaf: Leaf, sites: Sites) -> Sites:

@@ -421,6 +421,31 @@ class FeaturesBesideLogitsUntold(nn.Module):
 
 
 @hostile(
+    {"fc": 2},
+    "keys and values beside the logits: as many heads of attention as classes",
+    outputs={"output['logits']": 1},
+    example=sequences(),
+    corroborated=True,
+    follows=("num_classes",),
+)
+class KeysBesideLogits(nn.Module):
+    def __init__(self, classes: int = 2) -> None:
+        super().__init__()
+        self.num_classes = classes
+        self.query, self.key, self.value = (nn.Linear(8, 8) for _ in range(3))
+        self.fc = nn.Linear(8, classes)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        query, key, value = (
+            layer(x).view(*x.shape[:2], 2, 4).transpose(1, 2)
+            for layer in (self.query, self.key, self.value)
+        )
+        mixed = F.scaled_dot_product_attention(query, key, value)
+        logits = self.fc(mixed.transpose(1, 2).flatten(2).mean(1))
+        return {"logits": logits, "key": key, "last": value[:, :, -1:]}
+
+
+@hostile(
     {"fc": 5},
     "two inputs, the second one optional and given",
     example=lambda: dict(zip(("x", "extra"), vectors(count=2)(), strict=True)),

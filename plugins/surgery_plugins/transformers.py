@@ -22,6 +22,8 @@ HEADS = (
     *("logits_proj", "sequence_summary", "lm_head"),
 )
 FROM_TEACHER = ("distillation_classifier", "classifier_distill")
+# Where a configuration counts the classes by another name than ``num_labels``.
+COUNTS = (("head_config", "num_speakers"), ("streaming_config", "num_speakers"))
 OTHER_TASKS = ("MultipleChoice", "QuestionAnswering", "Detection", "Segmentation", "XVector")
 
 # Layers and parameters of these names are in front of all others, wherever they are registered.
@@ -33,8 +35,10 @@ def heads(model: nn.Module) -> tuple[HeadClaim, ...]:
     if any(task in type(model).__name__ for task in OTHER_TASKS):
         return ()
     there = dict(model.named_children())
+    counts = [(part, n) for part, n in COUNTS if hasattr(getattr(model.config, part, None), n)]
+    sync = tuple(f"config.{part}.{count}" for part, count in counts)
     return (
-        *(HeadClaim(name) for name in [n for n in HEADS if n in there][:1]),
+        *(HeadClaim(name, sync=sync) for name in [n for n in HEADS if n in there][:1]),
         *(HeadClaim(name, "distillation") for name in FROM_TEACHER if name in there),
     )
 

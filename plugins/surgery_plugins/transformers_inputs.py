@@ -54,7 +54,9 @@ def text(model: Any, config: Any, weight: Tensor) -> dict[str, Any] | None:
     end = special["eos_token_id"]
     if isinstance(end, int) and 0 <= end < (getattr(config, "vocab_size", None) or 0):
         words[:, -1] = end
-    return {"input_ids": words, "attention_mask": words.clone().fill_(1)}
+    # Where a word stands on a page is asked for by some; what does not ask is not given it.
+    places = words.new_zeros(rows, WORDS, 4)
+    return {"input_ids": words, "attention_mask": words.clone().fill_(1), "bbox": places}
 
 
 def images(model: Any, config: Any, weight: Tensor) -> dict[str, Any] | None:

@@ -53,9 +53,8 @@ SMALL: dict[str, dict[str, Any]] = {
 }
 
 
-def build(name: str, **options: Any) -> nn.Module:
-    # For real: what looks for the end of a text needs values.
-    with torch.device("cpu"):
+def build(name: str, place: str = "cpu", **options: Any) -> nn.Module:
+    with torch.device(place):
         return catalog.of_class(name, **{**SMALL[name], **options}).eval()
 
 
@@ -147,6 +146,32 @@ def test_the_last_word_ends_the_text():
     model = build("BartForSequenceClassification")
     words = example_for(FAMILY, model).kwargs["input_ids"]
     assert (words == model.config.eos_token_id).sum(1).tolist() == [1, 1]
+
+
+def test_what_looks_for_the_end_of_a_text_needs_no_weights():
+    model = build("BartForSequenceClassification", "meta")
+    for registry in (REGISTRY, Registry.of()):
+        (head,) = find_heads(model, registry=registry)
+        assert head.address == "classification_head.out_proj"
+
+
+def test_words_on_a_page_have_places():
+    def bros() -> nn.Module:
+        return catalog.of_class("BrosForTokenClassification", **{**TEXT, "hidden_size": 64})
+
+    assert check_family(FAMILY, models={"bros": bros}) == ("bros",)
+    assert "bbox" not in example_for(FAMILY, build("BertForTokenClassification")).kwargs
+
+
+def test_classes_counted_as_speakers_follow():
+    kind = transformers.Nemotron3DiarizationForAudioFrameClassification
+    with torch.device("meta"):
+        model = kind(kind.config_class(audio_config={"num_hidden_layers": 1}))
+    (claim,) = heads_for(FAMILY, model)
+    assert claim.sync == (
+        "config.head_config.num_speakers",
+        "config.streaming_config.num_speakers",
+    )
 
 
 def test_other_tasks_claim_no_classes():
