@@ -9,12 +9,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from surgery.errors import ArgumentError, CoverageError, PlanError
+from surgery.errors import ArgumentError, PlanError
 from surgery.families.registry import Registry
 from surgery.graph.align import Alignment
 from surgery.graph.distinctions import folded, ways
 from surgery.operations.align import Twins, correspondences, twins_of
 from surgery.operations.content import Content
+from surgery.operations.converted import check_coverage
 from surgery.operations.correspondence import Correspondence
 from surgery.operations.donors import Donor, Gift, check_readable
 from surgery.operations.journal import Journal
@@ -76,7 +77,7 @@ def aligned(
     twins = twins_of(model, recipient, example, registry=registry)
     refused: PlanError | None = None
     for correspondence, alignment in correspondences(twins):
-        _check_coverage(correspondence, min_coverage)
+        check_coverage(correspondence, min_coverage)
         made = _gifts(donor, correspondence)
         attempt = _Attempt(twins, correspondence, alignment)
         for settings, told in attempt.settings(differences):
@@ -103,19 +104,6 @@ def _live(donor: Donor) -> nn.Module:
             "then surgery.transplant(model, recipient, match='graph')",
         )
     return donor.model
-
-
-def _check_coverage(found: Correspondence, least: float) -> None:
-    if found.coverage >= least:
-        return
-    left = [*found.donor_only[:4], *found.recipient_only[:4]]
-    raise CoverageError(
-        f"only {found.coverage:.0%} of the tensors have a counterpart",
-        where=f"{found.donor.title}, {found.recipient.title}",
-        expected=f"at least {least:.0%}",
-        found="\n".join(map(str, left)),
-        fix=f"min_coverage={found.coverage:.2f}, or a recipient of the donor's depth and width",
-    )
 
 
 def _gifts(donor: Donor, found: Correspondence) -> Donor:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
 
 from surgery import tree
-from surgery.errors import AddressError
+from surgery.errors import AddressError, PlanError
 from surgery.graph.align import Alignment
 from surgery.graph.canonical import Cell, Slot
 from surgery.graph.distinctions import Distinction, distinctions
@@ -60,7 +60,7 @@ class Form:
     Attributes:
         title: what to call the model.
         shapes: of every parameter and buffer, by first address.
-        aliases: every address, to the first.
+        aliases: every address that a state dict has, to the first.
         used: of every tensor that takes part in the forward pass, how many of its numbers do.
         constants: buffers that are tables, and no state of an operation.
     """
@@ -145,10 +145,10 @@ class Correspondence(Shown):
 
     @property
     def rename(self) -> dict[str, str | None]:
-        """For ``load_weights``: the recipient's name for every tensor of the donor.
+        """The recipient's name for every name in the donor's state dict, to read or to edit.
 
-        None for those that do not go along, or not as they are: packed, cut or reshaped ones are
-        what ``convert`` is for.
+        None for those that do not go along, or not as they are. Packed, cut and reshaped ones
+        are what ``surgery.load_weights(..., rename=correspondence)`` and ``convert`` are for.
         """
         straight = {donor: address for address, donor in self.straight.items()}
         return {address: straight.get(first) for address, first in self.donor.aliases.items()}
@@ -164,8 +164,39 @@ class Correspondence(Shown):
                 found[address] = pair.donor
         return found
 
+    def given(self, names: Iterable[str]) -> tuple[str, ...]:
+        """The recipient's tensors that a checkpoint of the donor fills.
+
+        Args:
+            names: those in the checkpoint.
+
+        Returns:
+            Their first addresses. Counters that old files lack are left out.
+
+        Raises:
+            AddressError: the checkpoint lacks a tensor.
+        """
+        there = {self.donor.aliases.get(name, name) for name in names}
+        found = []
+        for address, pairs in self.parts.items():
+            lacking = [pair for pair in pairs if pair.donor and pair.donor not in there]
+            if any(pair.role != "buffer" for pair in lacking):
+                raise AddressError(
+                    "the checkpoint lacks a tensor that belongs into the recipient",
+                    where=lacking[0].donor,
+                    expected=f"all tensors of {self.donor.title}",
+                    found=f"{len(there)} tensors",
+                    fix="align the model that the checkpoint was saved from: "
+                    "surgery.align(donor, recipient)",
+                )
+            if not lacking:
+                found.append(address)
+        return tuple(found)
+
     def convert(self, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """A checkpoint of the donor in the recipient's names and shapes.
+
+        ``surgery.load_weights(recipient, file, rename=correspondence)`` does it on the way.
 
         Args:
             tensors: the donor's tensors by name, as ``state_dict`` gives them.
@@ -176,24 +207,12 @@ class Correspondence(Shown):
 
         Raises:
             AddressError: a tensor is missing.
+            PlanError: a tensor has another shape than the donor's.
         """
         firsts = {self.donor.aliases.get(name, name): value for name, value in tensors.items()}
-
-        def read(address: str) -> torch.Tensor:
-            if address not in firsts:
-                raise AddressError(
-                    "the checkpoint lacks a tensor that belongs into the recipient",
-                    where=address,
-                    expected=f"all tensors of {self.donor.title}",
-                    found=f"{len(tensors)} tensors",
-                    fix="correspondence.convert(donor.state_dict())",
-                )
-            return firsts[address].detach()
-
         return {
-            address: self.assemble(address, read)
-            for address, pairs in self.parts.items()
-            if all(not pair.donor or pair.donor in firsts or not _idle(pair) for pair in pairs)
+            address: self.assemble(address, lambda name: firsts[name].detach())
+            for address in self.given(tensors)
         }
 
     def assemble(self, address: str, read: Read) -> torch.Tensor:
@@ -206,11 +225,14 @@ class Correspondence(Shown):
         Returns:
             The donor's tensor itself where it fits as it is, else a new one. Numbers of it that
             no operation reads (the middle of a bias that is set to zero) are zeros.
+
+        Raises:
+            PlanError: a tensor has another shape than the donor's.
         """
         pairs, shape = self.parts[address], self.recipient.shapes[address]
         if address in self.straight:
-            return read(self.straight[address])
-        sources = [read(pair.donor) if pair.donor else None for pair in pairs]
+            return self._checked(self.straight[address], read)
+        sources = [self._checked(pair.donor, read) if pair.donor else None for pair in pairs]
         some = next((source for source in sources if source is not None), None)
         if some is None:
             # All zeros: of the form that the donor's tensors have.
@@ -222,6 +244,20 @@ class Correspondence(Shown):
                     place = pair.ours.of(made)
                     place.copy_(pair.theirs.of(source.contiguous()).reshape(place.shape))
         return made
+
+    def _checked(self, address: str, read: Read) -> torch.Tensor:
+        """One of the donor's tensors, of its shape."""
+        tensor = read(address)
+        if tuple(tensor.shape) != self.donor.shapes[address]:
+            raise PlanError(
+                "a tensor has another shape than the donor that was aligned",
+                where=address,
+                expected=f"{self.donor.shapes[address]}, as in {self.donor.title}",
+                found=str(tuple(tensor.shape)),
+                fix="align the model that the checkpoint was saved from: "
+                "surgery.align(donor, recipient)",
+            )
+        return tensor
 
     def inverse(self) -> Correspondence:
         """The same from the recipient to the donor."""
@@ -249,10 +285,16 @@ def form_of(title: str, index: tree.Index, used: Mapping[str, int]) -> Form:
         used: how many numbers of each tensor belong to operations.
     """
     entries = list(index.of_kind("parameter", "buffer"))
+    passing = {
+        tree.join(address, name)
+        for module, addresses in index.modules.values()
+        for name in module._non_persistent_buffers_set
+        for address in addresses
+    }
     return Form(
         title,
         {entry.address: tuple(entry.tensor.shape) for entry in entries},
-        {address: entry.address for entry in entries for address in entry.addresses},
+        {a: entry.address for entry in entries for a in entry.addresses if a not in passing},
         used,
         tuple(e.address for e in entries if e.kind == "buffer" and e.address not in used),
     )
@@ -381,7 +423,3 @@ def _leftovers(form: Form, used: Container[str], reasons: Mapping[str, str]) -> 
         if address in form.used:
             reason = "no operation of the other model stands in its place"
         yield Leftover(address, shape, reasons.get(address, reason))
-
-
-def _idle(pair: TensorPair) -> bool:
-    return pair.role == "buffer"

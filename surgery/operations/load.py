@@ -24,6 +24,8 @@ from surgery.operations.arrivals import (
     rounded,
 )
 from surgery.operations.content import Content
+from surgery.operations.converted import converted
+from surgery.operations.correspondence import Correspondence
 from surgery.operations.donors import Donor, Gift, check_readable
 from surgery.operations.incoming import Incoming, live
 from surgery.operations.mapping import Pair
@@ -34,6 +36,7 @@ from surgery.operations.plan import Outcome, Plan, Step
 from surgery.operations.published import published
 from surgery.operations.values import parameter_like
 from surgery.weights.folding import fold
+from surgery.weights.match import check_share
 from surgery.weights.memory import identity
 from surgery.weights.renaming import Rename
 from surgery.weights.source import read
@@ -47,7 +50,7 @@ def load_weights(
     model: nn.Module,
     source: object,
     *,
-    rename: Rename | None = None,
+    rename: Rename | Correspondence | None = None,
     drop: object = (),
     on_mismatch: object = "skip",
     min_coverage: float = 0.5,
@@ -70,7 +73,9 @@ def load_weights(
             entry that a library publishes, with ``url``; the class names that it lists are
             remembered where its head is loaded. It is not changed.
         rename: names for the source's keys: a mapping from keys to names, pairs of a regular
-            expression and a replacement, or a callable from a key to its name or None.
+            expression and a replacement, or a callable from a key to its name or None; or what
+            ``surgery.align`` found, from the model that the source was saved from to this one,
+            which also cuts, joins and transposes.
         drop: patterns of keys of either side to leave out, as in ``surgery.freeze``.
         on_mismatch: what becomes of tensors that fit by name and not by shape: ``"skip"``;
             ``"error"``; ``"adapt"`` (another number of input channels, another kernel size,
@@ -99,6 +104,7 @@ def load_weights(
             without values, or the model is quantised. Nothing was touched.
         ArgumentError: a wrong argument, or a policy that made nothing usable.
         WeightsError: the source cannot be read. The model is as it was.
+        AddressError: by a correspondence, the source lacks a tensor that belongs into the model.
         WrappedModelError: the model is inside DataParallel, DistributedDataParallel or FSDP.
         VerificationError: a check failed. Everything was undone.
 
@@ -119,6 +125,9 @@ def load_weights(
     inner = tree.unwrap(model)
     entry = published(source)
     weights = read(entry.source, mmap=mmap, inside=inside, registry=known)
+    if isinstance(rename, Correspondence):
+        check_share(min_coverage)
+        weights, rename = converted(weights, rename, min_coverage), None
 
     def planned() -> Plan:
         loading = _Loading(
