@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import replace
 from typing import Any
 
@@ -83,6 +84,9 @@ def resolve_example(
     known = example_for(family, model) if family is not None else None
     if known is not None:
         return known
+    inner = _handed_on(model)
+    if inner is not None:
+        return resolve_example(inner, registry=registry)
 
     def attempt(candidate: Example, train: bool) -> Exception | None:
         try:
@@ -94,6 +98,19 @@ def resolve_example(
         return None
 
     return infer_example(model, attempt)
+
+
+def _handed_on(model: nn.Module) -> nn.Module | None:
+    """The first part of a model that hands all of its arguments on, whatever they are."""
+    inner = tree.unwrap(model)
+    try:
+        taken = list(inspect.signature(inner.forward).parameters.values())
+    except (TypeError, ValueError):
+        return None
+    kinds = {parameter.kind for parameter in taken}
+    if kinds != {inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD}:
+        return None
+    return next(iter(inner.children()), None)
 
 
 def _with_forward(given: Example, family: Family, model: nn.Module) -> Example:

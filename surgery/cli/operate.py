@@ -37,6 +37,13 @@ ALL_BUT_HEADS = "all-but-heads"
     metavar="ADDRESS",
     help="Which heads; those that are found, if left out.",
 )
+@click.option("--attach", is_flag=True, help="Put a head on a TARGET that has none.")
+@click.option("--attach-to", metavar="OUTPUT", help="On which output; implies --attach.")
+@click.option(
+    "--pool",
+    type=click.Choice(["mean", "max", "first", "last"]),
+    help="How features of many places become one; first is a class token.",
+)
 @click.option("--in-channels", type=click.IntRange(min=1), metavar="N", help="Of the images.")
 @click.option("--image-size", type=options.Shape(), metavar="N[,N]", help="Pixels of the images.")
 @click.option(
@@ -104,6 +111,9 @@ def _steps(
     hidden: str | None,
     dropout: float | None,
     heads: tuple[str, ...],
+    attach: bool,
+    attach_to: str | None,
+    pool: str | None,
     in_channels: int | None,
     image_size: tuple[int, ...] | None,
     freeze: tuple[str, ...],
@@ -123,6 +133,8 @@ def _steps(
         hidden=_sizes(hidden),
         dropout=dropout,
         heads=list(heads) or None,
+        attach=attach_to or attach or None,
+        pool=pool,
     )
     if num_classes is not None or named is not None:
         steps.append(Step("replace_head", _given(num_classes=num_classes) | head))

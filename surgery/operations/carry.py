@@ -45,9 +45,11 @@ def carry_writes(old: nn.Module, new: nn.Module) -> list[Write]:
 
     The hook tables are shared, not copied, so that a user's ``handle.remove()`` still works.
     Hooks by which torch recomputes a weight (weight norm, pruning) belong to the old weight and
-    stay behind; those of a module that lives on inside the new one stay with it.
+    stay behind; a module that lives on inside the new one keeps its own, and its mode.
     """
-    inside = [module for module, _ in tree.index(new).modules.values()]
+    # What lives on inside the new module keeps its own modes.
+    known = {id(module) for module, _ in tree.index(old).modules.values()}
+    inside = [m for m, _ in tree.index(new).modules.values() if id(m) not in known]
     writes = [
         Write(module, "training", old.training)
         for module in inside

@@ -180,7 +180,11 @@ def choose(
             expected="an output whose axis is made by one layer",
             found=heads.ending,
             fix=heads.remedy
-            or "put a head behind it: torch.nn.Sequential(model, torch.nn.Linear(features, n))",
+            or (
+                "surgery.replace_head(model, 7, attach=True)"
+                if verb == "replace_head"
+                else "nothing to do: the features come out already"
+            ),
         )
     certain = [head for head in own if head.corroborated]
     if _by_chance(own, certain):

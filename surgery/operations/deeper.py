@@ -79,7 +79,7 @@ def deeper_steps(
             fix="leave hidden and dropout out, or build it: "
             f"surgery.replace(model, {{{head.address!r}: module}})",
         )
-    new = _built(old, head, size, options, real=real)
+    new = layers_like(old, head, size, options, real=real)
     check_carry(old, new, head.address)
     kind = "root" if head.address == "" else "module"
     before = f"{type(old).__name__} ({head.in_features} -> {head.num_classes})"
@@ -97,17 +97,32 @@ def _lost(old: nn.Module, address: str) -> Iterator[str]:
         yield f"the new layers at {address!r} are plain: {kind} has a forward of its own"
 
 
-def _built(
+def layers_like(
     old: nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d,
     head: Head,
     size: int,
     options: Options,
     *,
     real: bool,
+    device: torch.device | None = None,
 ) -> nn.Sequential:
+    """The layers of a head, the last of them for the classes, with their first values.
+
+    Args:
+        old: what the first of them looks like, of the same dtype.
+        head: the head that they are, or take the place of.
+        size: how many classes.
+        options: hidden layers, dropout, and how values are made.
+        real: make values; else layers on meta, to try the shapes out.
+        device: where; that of the old layer, if left out.
+
+    Raises:
+        PlanError: there is no memory.
+        ArgumentError: ``init`` or ``generator`` does not fit.
+    """
     weight = next(iter(old.parameters()))
     place: dict[str, Any] = {
-        "device": weight.device if real else torch.device("meta"),
+        "device": (device or weight.device) if real else torch.device("meta"),
         "dtype": weight.dtype,
     }
     layers: list[nn.Module] = []

@@ -13,6 +13,7 @@ from surgery import tree
 from surgery.claims import FOLLOWING
 from surgery.families.registry import Registry
 from surgery.operations.apply import operate
+from surgery.operations.attach import Attach, check_attach, plan_attaching
 from surgery.operations.background import check_background
 from surgery.operations.calls import called
 from surgery.operations.choose import Names, Wanted, check_classes, check_known_layers, choose
@@ -22,7 +23,7 @@ from surgery.operations.keep import Keep, OldNames, unused_names
 from surgery.operations.plan import Outcome, Plan
 from surgery.operations.resize import kept_rows, plan_resizing, sizes_shown
 from surgery.operations.values import Init, check_generator, check_init, check_trainable
-from surgery.survey import survey
+from surgery.survey import Survey, survey
 
 
 def replace_head(
@@ -38,6 +39,8 @@ def replace_head(
     init: Init = "default",
     generator: torch.Generator | None = None,
     trainable: bool | None = True,
+    attach: Attach = False,
+    pool: str | None = None,
     example: Any = None,
     dry_run: bool = False,
     registry: Registry | None = None,
@@ -49,6 +52,10 @@ def replace_head(
     every address of a shared layer follow. So do the layers that are coupled to the classes, such
     as the box regressor of a detector. Everything is planned first, checked afterwards by
     recording the model again in eval and in train mode, and taken back if anything fails.
+
+    With ``attach``, a model that has no head gets one. It takes the place of the ``nn.Identity``
+    that stands for it, where there is one; else ``outcome.model`` is a new module with the model,
+    unchanged, as its ``backbone`` and the head behind it as ``head``.
 
     Args:
         model: any module; it is changed in place. ``torch.compile``'s wrapper is passed through.
@@ -69,6 +76,12 @@ def replace_head(
             fills the weight in place, such as ``torch.nn.init.xavier_uniform_``.
         generator: source of the random numbers; torch's default one, if left out.
         trainable: ``requires_grad`` of the new parameters; None keeps that of the old ones.
+        attach: put a head on a model that has none: True, or the path of the output that holds
+            the features (``"output.last_hidden_state"``), where there are several. ``heads`` then
+            names an ``nn.Identity`` to put it in the place of.
+        pool: with ``attach``, how features of many places become one vector a sample: ``"mean"``,
+            ``"max"``, ``"first"`` (a class token) or ``"last"``, without those that an
+            ``attention_mask`` leaves out. Left out: as the model does it, and images by their mean.
         example: the arguments of one forward pass; left out, it is supplied or inferred.
         dry_run: return the plan in an outcome, and touch nothing.
         registry: the plugins to ask; those installed, if left out.
@@ -98,12 +111,15 @@ def replace_head(
     check_init(init)
     check_generator(generator)
     check_trainable(trainable)
+    check_attach(attach, pool, keep=keep, old_classes=old_classes)
     options = Options(*check_depth(hidden, dropout), init, generator, trainable)
     tree.check_model(model)
     tree.check_changeable(model)
 
     def planned() -> Plan:
         known = survey(model, example, registry=registry)
+        if attach:
+            return attached(known)
         check_known_layers(known)
         chosen = [(h, n) for h, n in choose(known.heads, heads, number, "replace_head") if n]
         remarks = check_background(chosen, names)
@@ -127,5 +143,31 @@ def replace_head(
         )
         notes = (*remarks, *told, *unused, *plan.notes)
         return dataclasses.replace(plan, classes=names or (), notes=notes, call=call)
+
+    def attached(known: Survey) -> Plan:
+        plan = plan_attaching(
+            tree.unwrap(model),
+            known,
+            number,
+            names,
+            options,
+            attach=attach,
+            pool=pool,
+            heads=heads,
+            registry=registry,
+        )
+        call = called(
+            "replace_head",
+            num_classes=number,
+            classes=names,
+            init=init,
+            hidden=options.hidden,
+            dropout=options.dropout,
+            heads=heads,
+            trainable=trainable,
+            attach=attach,
+            pool=pool,
+        )
+        return dataclasses.replace(plan, call=call)
 
     return operate(model, planned, dry_run=dry_run, generator=generator)

@@ -16,6 +16,7 @@ from torch.nn.modules import linear
 
 from surgery import tree
 from surgery.errors import ArgumentError, CorruptFileError
+from surgery.operations.attached import Headed, Pooled
 from surgery.operations.literals import decode
 from surgery.operations.norms import StaysInEval
 from surgery.operations.portrait import MODULE_STATE, Form, Placed
@@ -25,7 +26,9 @@ from surgery.weights.brief import brief
 def classes_known(
     model: nn.Module, trusted: Iterable[type[nn.Module]]
 ) -> dict[str, type[nn.Module]]:
-    """The classes of which modules may be made: torch's layers, the model's own, the caller's.
+    """The classes of which modules may be made.
+
+    They are torch's layers, those of attached heads, the model's own and the caller's.
 
     Args:
         model: the model that is being restored.
@@ -43,6 +46,7 @@ def classes_known(
         for cls in (*vars(nn).values(), *vars(linear).values())
         if isinstance(cls, type) and issubclass(cls, nn.Module) and "lazy" not in cls.__module__
     }
+    found |= {tree.class_name(cls): cls for cls in (Headed, Pooled)}
     found |= {tree.class_name(type(module)): type(module) for module in model.modules()}
     given: list[Any] = [trusted] if isinstance(trusted, type) else list(trusted)
     for cls in given:

@@ -16,6 +16,7 @@ from surgery.errors import ArgumentError, VerificationError
 from surgery.families.registry import Registry, check_registry, in_force
 from surgery.operations import made, names
 from surgery.operations.apply import apply, operate
+from surgery.operations.attached import Headed
 from surgery.operations.build import constructed
 from surgery.operations.content import Content
 from surgery.operations.draws import Draws
@@ -107,7 +108,7 @@ def restore(
             fix="surgery.restore(target, path) touches no model that is there",
         )
     known = in_force(registry)
-    resolved = resolve_target(target, known)
+    resolved = _headed(resolve_target(target, known), record)
     draws = Draws()
     try:
         # Parameters made in inference mode could never be trained.
@@ -132,6 +133,18 @@ def _check_options(options: dict[str, Any]) -> None:
 def _title(record: Record, weights: Weights) -> str:
     count = len(record.operations)
     return f"restore({weights.origin!r}, {count} operation{'s' * (count != 1)})"
+
+
+def _headed(target: Target, record: Record) -> Target:
+    """What makes the saved model as it was before: with a place for a head that was attached."""
+    if record.portrait.modules[""].form.kind != tree.class_name(Headed):
+        return target
+
+    def make(*args: Any, **options: Any) -> nn.Module:
+        made = target.factory(*args, **options)
+        return made if isinstance(made, Headed) else Headed(made, nn.Identity())
+
+    return Target(target.title, make)
 
 
 def _built(

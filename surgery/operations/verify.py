@@ -90,14 +90,19 @@ def verify(model: nn.Module, plan: Plan, before: ModelState) -> tuple[Check, ...
         Every check with what it showed, failed ones included.
     """
     after = ModelState.of(model)
-    touched = _Touched(plan)
+    touched, here = _Touched(plan.steps), after
+    former = before.modules[""][0]
+    if former is not model and after.index.addresses(former):
+        # It lives on inside the new root, where nothing of it was to change.
+        inside = tuple(step for step in plan.steps if step.kind != "root")
+        touched, here = _Touched(inside), ModelState.of(former)
     looked = (
         _check_installed(model, plan, after),
-        _check_tensors(before, after, touched),
-        _check_ties(before, after, touched),
+        _check_tensors(before, here, touched),
+        _check_ties(before, here, touched),
         _check_count(plan, after),
-        _check_placement(before, after, touched),
-        _check_modules(before, after, touched),
+        _check_placement(before, here, touched),
+        _check_modules(before, here, touched),
     )
     return (_check_outputs(model, plan), *looked)
 
@@ -105,18 +110,16 @@ def verify(model: nn.Module, plan: Plan, before: ModelState) -> tuple[Check, ...
 class _Touched:
     """The addresses a plan may change."""
 
-    def __init__(self, plan: Plan) -> None:
-        self.modules = {a for s in plan.steps if s.kind in ("module", "root") for a in s.addresses}
-        self.tensors = {
-            a for s in plan.steps if s.kind in ("parameter", "buffer") for a in s.addresses
-        }
-        self.values = {a for s in plan.steps if s.kind == "values" for a in s.addresses}
-        self.left = {a for s in plan.steps if s.kind == "left" for a in s.addresses}
+    def __init__(self, steps: tuple[Step, ...]) -> None:
+        self.modules = {a for s in steps if s.kind in ("module", "root") for a in s.addresses}
+        self.tensors = {a for s in steps if s.kind in ("parameter", "buffer") for a in s.addresses}
+        self.values = {a for s in steps if s.kind == "values" for a in s.addresses}
+        self.left = {a for s in steps if s.kind == "left" for a in s.addresses}
         self.tensors |= self.left
-        self.elsewhere = {a for s in plan.steps if s.elsewhere for a in s.addresses}
-        self.flags = {a for s in plan.steps if s.kind == "flag" for a in s.addresses}
+        self.elsewhere = {a for s in steps if s.elsewhere for a in s.addresses}
+        self.flags = {a for s in steps if s.kind == "flag" for a in s.addresses}
         # Attributes of a module may be plain tensors; they are planned as attributes.
-        self.tensors |= {a for s in plan.steps if s.kind == "attribute" for a in s.addresses}
+        self.tensors |= {a for s in steps if s.kind == "attribute" for a in s.addresses}
 
     def module(self, address: str) -> bool:
         return any(root in ("", address) or address.startswith(f"{root}.") for root in self.modules)

@@ -265,5 +265,5 @@ def test_no_head_says_what_the_model_ends_in() -> None:
         "  where: the outputs of the model\n"
         "  expected: an output whose axis is made by one layer\n"
         "  found: output is made without any layer that mixes features\n"
-        "  next: put a head behind it: torch.nn.Sequential(model, torch.nn.Linear(features, n))"
+        "  next: surgery.replace_head(model, 7, attach=True)"
     )
