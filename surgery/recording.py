@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from torch import nn
 
 from surgery import tree
 from surgery.errors import PluginError, RecordError
-from surgery.families.applied import example_for
+from surgery.families.applied import attribute, example_for
 from surgery.families.family import Family
 from surgery.families.registry import Registry, in_force
+from surgery.families.wrapping import Wrapping
 from surgery.graph.example import Example
 from surgery.graph.graph import Graph
 from surgery.graph.infer import infer_example
@@ -77,18 +80,21 @@ def resolve_example(
         ExampleError: nothing was given and nothing could be inferred.
     """
     registry = in_force(registry)
-    family = registry.claim(model)
+    taken = [wrapping for wrapping in registry.wrappings if wrapping.bare is not None]
+    prepare = partial(_bared, taken) if any(_modules(model, taken)) else None
     if example is not None:
-        given = Example.of(example)
-        return given if family is None else _with_forward(given, family, model)
-    known = example_for(family, model) if family is not None else None
+        given = _with_forward(Example.of(example), registry.claim(model), model)
+        return given if prepare is None else replace(given, prepare=prepare)
+    known = _of_family(model, registry)
     if known is not None:
-        return known
+        return known if prepare is None else replace(known, prepare=prepare)
     inner = _handed_on(model)
     if inner is not None:
-        return resolve_example(inner, registry=registry)
+        found = resolve_example(inner, registry=registry)
+        return found if prepare is None else replace(found, prepare=prepare)
 
     def attempt(candidate: Example, train: bool) -> Exception | None:
+        candidate = replace(candidate, prepare=prepare)
         try:
             record_graph(model, candidate, train=train, operations=False, backends=("meta",))
         except RecordError as error:
@@ -97,7 +103,39 @@ def resolve_example(
             return _attempt_real(model, candidate, train)
         return None
 
-    return infer_example(model, attempt)
+    found = infer_example(model, attempt)
+    return found if prepare is None else replace(found, prepare=prepare)
+
+
+def _of_family(model: nn.Module, registry: Registry) -> Example | None:
+    """What the model's family knows, or that of the model which it carries."""
+    family = registry.claim(model)
+    if family is not None:
+        return example_for(family, model)
+    bare = tree.unwrap(model)
+    for wrapping in registry.wrappings:
+        inner = attribute(bare, wrapping.carries) if wrapping.carries else None
+        if isinstance(inner, nn.Module) and wrapping.is_on(bare):
+            known = _of_family(inner, registry)
+            # What stands in for a forward is for the model itself.
+            return known if known is None or known.forward is None else None
+    return None
+
+
+def _modules(
+    model: nn.Module, wrappings: Sequence[Wrapping]
+) -> Iterator[tuple[Wrapping, nn.Module]]:
+    """Every module that one of these is on."""
+    if wrappings:
+        for module in model.modules():
+            yield from ((wrapping, module) for wrapping in wrappings if wrapping.is_on(module))
+
+
+def _bared(wrappings: Sequence[Wrapping], stand_in: nn.Module) -> None:
+    """Take off a stand-in what would be in the way of a recording."""
+    for wrapping, module in list(_modules(stand_in, wrappings)):
+        if wrapping.bare is not None:
+            wrapping.bare(module)
 
 
 def _handed_on(model: nn.Module) -> nn.Module | None:
@@ -113,9 +151,9 @@ def _handed_on(model: nn.Module) -> nn.Module | None:
     return next(iter(inner.children()), None)
 
 
-def _with_forward(given: Example, family: Family, model: nn.Module) -> Example:
+def _with_forward(given: Example, family: Family | None, model: nn.Module) -> Example:
     """The caller's arguments, for what the family records in place of a forward on values."""
-    if given.forward is not None or not callable(family.example):
+    if family is None or given.forward is not None or not callable(family.example):
         return given
     try:
         known = example_for(family, model)

@@ -4,5 +4,6 @@ from surgery.families.catalog import Catalog
 from surgery.families.family import Family, HeadClaim
 from surgery.families.hookspecs import hookimpl
 from surgery.families.kinds import HeadKind, WeightReader
+from surgery.families.wrapping import Wrapping
 
-__all__ = ["Catalog", "Family", "HeadClaim", "HeadKind", "WeightReader", "hookimpl"]
+__all__ = ["Catalog", "Family", "HeadClaim", "HeadKind", "WeightReader", "Wrapping", "hookimpl"]

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from surgery.families.family import Family
     from surgery.families.kinds import HeadKind, WeightReader
+    from surgery.families.wrapping import Wrapping
 
 PROJECT = "surgery"
 
@@ -88,6 +89,24 @@ def surgery_weight_readers() -> Sequence[WeightReader]:  # type: ignore[empty-bo
         @hookimpl
         def surgery_weight_readers():
             return [WeightReader("npz", (".npz",), sniff=zipfile.is_zipfile, open=read_npz)]
+    """
+
+
+@hookspec
+def surgery_wrappings() -> Sequence[Wrapping]:  # type: ignore[empty-body]
+    """Register what a library puts around models and layers: adapters, hooks that move weights.
+
+    Called once for each registry, when it is loaded. It must not import the library: a wrapping
+    is told by the qualified name of its class, or by an attribute that it hangs on modules.
+
+    Returns:
+        A list or tuple of ``surgery.families.Wrapping``.
+
+    Example::
+
+        @hookimpl
+        def surgery_wrappings():
+            return [Wrapping("adapted model", ("adapters.AdaptedModel",), carries="model")]
     """
 
 

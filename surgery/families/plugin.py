@@ -17,6 +17,7 @@ from surgery.families import hookspecs
 from surgery.families.family import Family
 from surgery.families.hookspecs import PROJECT
 from surgery.families.kinds import HeadKind, WeightReader
+from surgery.families.wrapping import Wrapping
 
 if TYPE_CHECKING:
     import click
@@ -54,6 +55,7 @@ class Plugin:
         families: what ``surgery_families`` returned.
         head_kinds: what ``surgery_head_kinds`` returned.
         weight_readers: what ``surgery_weight_readers`` returned.
+        wrappings: what ``surgery_wrappings`` returned.
         add_commands: calls its ``surgery_commands``, or None where it has none.
     """
 
@@ -63,6 +65,7 @@ class Plugin:
     families: tuple[Family, ...] = ()
     head_kinds: tuple[HeadKind, ...] = ()
     weight_readers: tuple[WeightReader, ...] = ()
+    wrappings: tuple[Wrapping, ...] = ()
     add_commands: Callable[[click.Group], None] | None = field(default=None, repr=False)
 
 
@@ -112,6 +115,7 @@ def load_plugin(
         families=ask("surgery_families", Family),
         head_kinds=ask("surgery_head_kinds", HeadKind),
         weight_readers=ask("surgery_weight_readers", WeightReader),
+        wrappings=ask("surgery_wrappings", Wrapping),
         add_commands=_commands(manager),
     )
     return plugin, tuple(failures)

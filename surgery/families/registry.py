@@ -29,6 +29,7 @@ from surgery.families.plugin import (
     failure,
     load_plugin,
 )
+from surgery.families.wrapping import Wrapping
 
 if TYPE_CHECKING:
     import click
@@ -103,18 +104,21 @@ class Registry:
         *families: Family,
         head_kinds: Sequence[HeadKind] = (),
         weight_readers: Sequence[WeightReader] = (),
+        wrappings: Sequence[Wrapping] = (),
     ) -> Registry:
         """A registry of these alone; ``Registry.of()`` knows nothing and works by graph.
 
         Raises:
-            PluginError: something else than families, head kinds and weight readers.
+            PluginError: something else than families, head kinds, weight readers and wrappings.
         """
         _check_parts("families", Family, families)
         _check_parts("head_kinds", HeadKind, head_kinds)
         _check_parts("weight_readers", WeightReader, weight_readers)
+        _check_parts("wrappings", Wrapping, wrappings)
         plugins = [Plugin(family.name, families=(family,)) for family in families]
         plugins += [Plugin(kind.name, head_kinds=(kind,)) for kind in head_kinds]
         plugins += [Plugin(reader.name, weight_readers=(reader,)) for reader in weight_readers]
+        plugins += [Plugin(wrapping.name, wrappings=(wrapping,)) for wrapping in wrappings]
         return cls(plugins)
 
     @classmethod
@@ -179,6 +183,11 @@ class Registry:
     def weight_readers(self) -> tuple[WeightReader, ...]:
         """Every weight reader, in the order of the plugins."""
         return tuple(reader for plugin in self.plugins for reader in plugin.weight_readers)
+
+    @property
+    def wrappings(self) -> tuple[Wrapping, ...]:
+        """Every wrapping, in the order of the plugins."""
+        return tuple(wrapping for plugin in self.plugins for wrapping in plugin.wrappings)
 
     @property
     def catalog_names(self) -> tuple[str, ...]:
@@ -371,7 +380,8 @@ def _check_parts(argument: str, kind: type, parts: object) -> None:
         return
     found, keyword = wrong[0], f"{argument}=[...]"
     if argument == "families":
-        other = {HeadKind: "head_kinds", WeightReader: "weight_readers"}.get(type(found))
+        known = {HeadKind: "head_kinds", WeightReader: "weight_readers", Wrapping: "wrappings"}
+        other = known.get(type(found))
         several = isinstance(found, Sequence) and all(isinstance(part, Family) for part in found)
         keyword = f"{other}=[...]" if other else "*families" if several else "family"
     raise PluginError(
@@ -455,6 +465,9 @@ def _explain_plugin(plugin: Plugin, failures: Sequence[PluginFailure]) -> Iterat
         yield f"  head kind {kind.name}: {', '.join(kind.classes)}"
     for reader in plugin.weight_readers:
         yield f"  weight reader {reader.name}: {', '.join(reader.suffixes)}"
+    for wrapping in plugin.wrappings:
+        told = wrapping.classes or (wrapping.attribute,)
+        yield f"  wrapping {wrapping.name}: {', '.join(told)}"
     if plugin.add_commands is not None:
         yield "  commands"
     for failed in failures:

@@ -25,6 +25,8 @@ class Example(Shown):
         forward: ``forward(model, *args, **kwargs)``, recorded in place of the model's own where
             that depends on values: it runs the layers, and none of what is done with their
             answers. What it returns are the outputs.
+        prepare: called with the model's stand-in before it is recorded: takes off what would be in
+            the way, such as hooks that bring weights from elsewhere.
 
     Example:
         >>> import torch
@@ -39,6 +41,7 @@ class Example(Shown):
     kwargs: Mapping[str, Any] = field(default_factory=dict)
     train: Example | None = None
     forward: Callable[..., Any] | None = None
+    prepare: Callable[[nn.Module], None] | None = None
 
     @classmethod
     def of(cls, value: Any) -> Example:
@@ -67,7 +70,9 @@ class Example(Shown):
         """The form for this mode."""
         if not train or self.train is None:
             return self
-        return self.train if self.forward is None else replace(self.train, forward=self.forward)
+        inherited = {"forward": self.forward, "prepare": self.prepare}
+        given = {name: value for name, value in inherited.items() if value is not None}
+        return replace(self.train, **given) if given else self.train
 
     def call(self, model: nn.Module) -> Any:
         """Run a model on these arguments, or what stands in for its forward."""

@@ -138,6 +138,8 @@ def _run(
 ) -> Graph:
     with quiet():
         skeleton = build_skeleton(model, attempt.backend)
+        if example.prepare is not None:
+            example.prepare(skeleton.model)
         if train is not None:
             skeleton.model.train(train)
         if edit is not None:

@@ -7,6 +7,7 @@ control flow, so they stay real up to a size.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import functools
 import types
@@ -17,6 +18,7 @@ from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from surgery import tree
 from surgery.errors import AddressError
@@ -222,7 +224,8 @@ class _Copier:
         """Copy an object of unknown class, or share it where it refuses."""
         trial = dict(self.memo)
         try:
-            result = copy.deepcopy(value, trial)
+            with _Light() if self.backend == "meta" else contextlib.nullcontext():
+                result = copy.deepcopy(value, trial)
         except Exception as error:
             self.shared.append(
                 f"a {tree.class_name(type(value))} cannot be copied ({type(error).__name__}) "
@@ -249,6 +252,25 @@ class _Copier:
         else:
             stand_in = torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
         return _like(tensor, stand_in)
+
+
+class _Light(TorchFunctionMode):
+    """Copies of large tensors without their values: what holds them may hold whole models."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        large = args and isinstance(args[0], torch.Tensor) and args[0].numel() > REAL_STATE_LIMIT
+        # A parameter's copy is a clone of its data.
+        if func is torch.Tensor.__deepcopy__ and large and type(args[0]) is torch.Tensor:
+            return args[1].setdefault(id(args[0]), _light(args[0]))
+        if func is torch.Tensor.clone and large:
+            return _light(args[0])
+        return func(*args, **(kwargs or {}))
+
+
+def _light(tensor: torch.Tensor) -> torch.Tensor:
+    return torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
 
 
 def _real_stand_in(tensor: torch.Tensor, kind: tree.TensorKind) -> torch.Tensor:

@@ -116,7 +116,7 @@ def twins_of(
     for model in (donor, recipient):
         try:
             found = resolve_example(model, None, registry=known)
-            plain = Example(found.args, found.kwargs)
+            plain = Example(found.args, found.kwargs, prepare=found.prepare)
             return _recorded(models, (plain, plain))
         except RecordError as error:
             failed = failed or error

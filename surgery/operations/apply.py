@@ -14,6 +14,7 @@ from torch import nn
 
 from surgery import tree
 from surgery.errors import VerificationError
+from surgery.families.registry import Registry
 from surgery.operations import history, made, names
 from surgery.operations.draws import Draws
 from surgery.operations.journal import Journal
@@ -23,6 +24,7 @@ from surgery.operations.plan import Check, Outcome, Plan, Step, tensors_of
 from surgery.operations.simulate import rehearse
 from surgery.operations.undoing import Operated, configurations
 from surgery.operations.verify import ModelState, verify
+from surgery.operations.wrapped import within_wrappings
 from surgery.operations.writes import makers
 from surgery.parameters import audit
 
@@ -33,6 +35,7 @@ def operate(
     *,
     dry_run: bool = False,
     generator: torch.Generator | None = None,
+    registry: Registry | None = None,
 ) -> Outcome:
     """Plan an operation and carry it out; random numbers are drawn only where that succeeds.
 
@@ -41,6 +44,8 @@ def operate(
         planned: makes the plan; it may draw first values for new parameters.
         dry_run: stop at the plan.
         generator: the caller's own source of random numbers, if any.
+        registry: the plugins to ask what the parts of the model are wrapped in; those installed,
+            if left out.
 
     Returns:
         The outcome.
@@ -51,7 +56,7 @@ def operate(
     """
     draws = Draws(generator)
     try:
-        plan = planned()
+        plan = within_wrappings(model, planned(), registry)
         if not dry_run:
             return apply(model, plan, draws)
         counted = audit(model)

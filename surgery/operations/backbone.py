@@ -73,7 +73,7 @@ def remove_head(
         chosen = [head for head, _ in choose(known.heads, heads, None, "remove_head")]
         return _plan(tree.unwrap(model), known, chosen)
 
-    return operate(model, planned, dry_run=dry_run)
+    return operate(model, planned, dry_run=dry_run, registry=registry)
 
 
 def _check_forward(example: Example) -> None:

@@ -23,6 +23,7 @@ from surgery.operations.keep import Keep, OldNames, unused_names
 from surgery.operations.plan import Outcome, Plan
 from surgery.operations.resize import kept_rows, plan_resizing, sizes_shown
 from surgery.operations.values import Init, check_generator, check_init, check_trainable
+from surgery.operations.wrapped import check_wrapped
 from surgery.survey import Survey, survey
 
 
@@ -122,6 +123,8 @@ def replace_head(
             return attached(known)
         check_known_layers(known)
         chosen = [(h, n) for h, n in choose(known.heads, heads, number, "replace_head") if n]
+        for head, _ in chosen:
+            check_wrapped(model, (a for found in head.weights for a in found), registry)
         remarks = check_background(chosen, names)
         inner = tree.unwrap(model)
         making = options.known_to(inner, (head for head, _ in chosen), registry)
@@ -170,4 +173,4 @@ def replace_head(
         )
         return dataclasses.replace(plan, call=call)
 
-    return operate(model, planned, dry_run=dry_run, generator=generator)
+    return operate(model, planned, dry_run=dry_run, generator=generator, registry=registry)

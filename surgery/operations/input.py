@@ -139,7 +139,7 @@ def adapt_input(
         asked |= {"how": how, "mean": mean, "std": std, "inputs": inputs}
         return dataclasses.replace(plan, call=called("adapt_input", **asked))
 
-    return operate(model, planned, dry_run=dry_run)
+    return operate(model, planned, dry_run=dry_run, registry=registry)
 
 
 def _steps(
@@ -385,6 +385,7 @@ def _form(
     return Example(
         tuple(replace_tensors(value, twin) for value in example.args),
         {name: replace_tensors(value, twin) for name, value in example.kwargs.items()},
+        prepare=example.prepare,
     )
 
 

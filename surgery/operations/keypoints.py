@@ -106,4 +106,4 @@ def replace_keypoints(
         # The names of the classes stay, also where as many keypoints had entries of their own.
         return dataclasses.replace(plan, classes=remembered(inner), notes=notes, call=call)
 
-    return operate(model, planned, dry_run=dry_run, generator=generator)
+    return operate(model, planned, dry_run=dry_run, generator=generator, registry=registry)

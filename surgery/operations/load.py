@@ -145,7 +145,7 @@ def load_weights(
             warnings.warn(f"{plan.title}: {said}", PartialLoadWarning, stacklevel=4)
         return plan
 
-    return operate(model, planned, dry_run=dry_run)
+    return operate(model, planned, dry_run=dry_run, registry=registry)
 
 
 @dataclass(frozen=True, eq=False)

@@ -73,7 +73,7 @@ def replace(
         _check_shared(inner, steps)
         return _plan(model, steps, resolved, list(modules))
 
-    return operate(model, planned, dry_run=dry_run)
+    return operate(model, planned, dry_run=dry_run, registry=registry)
 
 
 def _check_arguments(model: nn.Module, modules: object) -> None:

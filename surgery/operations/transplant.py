@@ -150,7 +150,7 @@ def transplant(
 
     if how == "move" and isinstance(donor, nn.Module):
         return _moved(donor, given, recipient, planned, dry_run)
-    return operate(recipient, planned, dry_run=dry_run)
+    return operate(recipient, planned, dry_run=dry_run, registry=registry)
 
 
 def _check_arguments(match: object, how: object, differences: object) -> None:

@@ -58,6 +58,10 @@ def _claims(registry: Registry) -> list[tuple[Value, ...]]:
             (plugin.name, "weight reader", item.name, item.suffixes)
             for item in plugin.weight_readers
         ]
+        found += [
+            (plugin.name, "wrapping", item.name, item.classes or (item.attribute,))
+            for item in plugin.wrappings
+        ]
         if plugin.add_commands is not None:
             found.append((plugin.name, "commands", "", ()))
     return found

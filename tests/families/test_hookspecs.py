@@ -15,7 +15,9 @@ import pytest
 import torch
 from torch import nn
 
-from surgery.families import Family, HeadKind, WeightReader, hookimpl, hookspecs
+import surgery
+from surgery.errors import WrappedModelError
+from surgery.families import Family, HeadKind, WeightReader, Wrapping, hookimpl, hookspecs
 from surgery.families.registry import Registry
 
 ROOT = Path(__file__).parents[2]
@@ -53,6 +55,7 @@ def test_there_are_these_hooks():
         "surgery_families",
         "surgery_head_kinds",
         "surgery_weight_readers",
+        "surgery_wrappings",
         "surgery_commands",
     }
 
@@ -120,6 +123,10 @@ def open_zip(path: Path) -> Mapping[str, torch.Tensor]:
         }
 
 
+def why_checked(module: nn.Module, inside: str, filled: bool) -> str:
+    return f"{inside} was checked"
+
+
 class Plugin:
     """One plugin object with every hook."""
 
@@ -134,6 +141,10 @@ class Plugin:
     @hookimpl
     def surgery_weight_readers(self):
         return [WeightReader("zipped", (".zw",), sniff=zipfile.is_zipfile, open=open_zip)]
+
+    @hookimpl
+    def surgery_wrappings(self):
+        return [Wrapping("checked", attribute="checked", refuses=why_checked, remedy="uncheck()")]
 
     @hookimpl
     def surgery_commands(self, cli):
@@ -179,6 +190,14 @@ def test_surgery_weight_readers_reads_a_format(registry: Registry, tmp_path: Pat
     (tmp_path / "no.zw").write_bytes(b"something else")
     assert registry.weight_reader(tmp_path / "no.zw") is None
     assert registry.weight_reader(path.rename(tmp_path / "model.zip")) is None
+
+
+def test_surgery_wrappings_refuses_what_would_not_hold(registry: Registry):
+    model = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 3))
+    model[2].checked = True
+    with pytest.raises(WrappedModelError, match="weight was checked"):
+        surgery.replace_head(model, 5, heads="2", registry=registry)
+    assert surgery.replace_head(model, 5, heads="2", registry=Registry.of()).checks
 
 
 def test_surgery_commands_adds_a_command(registry: Registry):
