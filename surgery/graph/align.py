@@ -110,7 +110,7 @@ def _in_part(
     by_order = []
     above = tuple(sources(s, c, palette) for s, c in zip(sides, seeds, strict=True))
     below = tuple(targets(s, c, palette) for s, c in zip(sides, seeds, strict=True))
-    for known in (colours, above, below):
+    for known in (colours, _apart(sides, above, below), below):
         rest = (
             [-1 - n if n in found else c for n, c in enumerate(known[0])],
             [-1 - len(known[0]) - n if n in taken else c for n, c in enumerate(known[1])],
@@ -123,6 +123,36 @@ def _in_part(
         _spread(sides, seeds, found, taken)
     one, other = sides
     return Alignment(one, other, tuple(sorted(found.items())), False, tuple(by_order))
+
+
+def _apart(
+    sides: Sides, above: tuple[Colours, ...], below: tuple[Colours, ...]
+) -> tuple[Colours, ...]:
+    """Colours from above without those that end there, where from below another cell fits.
+
+    Behind the common part of a deep graph and a deeper one stands the last layer of the one, and
+    one more of many in the other. They look alike; what they lead to tells them apart.
+    """
+    ends: set[int] = set()
+    for side, colours, others in zip(sides, above, below, strict=True):
+        common = set(above[0]) & set(above[1])
+        onward = {
+            stream.cell
+            for cell, colour in zip(side.cells, colours, strict=True)
+            if colour in common
+            for stream in cell.streams
+        }
+        wanted = set(below[0]) & set(below[1])
+        ends |= {
+            colours[number]
+            for number, cell in enumerate(side.cells)
+            if cell.slots and number not in onward and others[number] in wanted
+        }
+    # Below zero, each number once: they are like nothing else.
+    return tuple(
+        [-(side << 40) - n if c in ends else c for n, c in enumerate(colours)]
+        for side, colours in enumerate(above, 1)
+    )
 
 
 def _spread(

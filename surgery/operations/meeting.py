@@ -10,7 +10,9 @@ import torch
 
 from surgery import tree
 from surgery.graph.align import Alignment, passed
+from surgery.graph.aten import packet
 from surgery.graph.canonical import Canonical, Stream
+from surgery.graph.pieces import MOVES
 from surgery.graph.skeleton import is_floating
 from surgery.operations.correspondence import Correspondence
 
@@ -112,7 +114,19 @@ def _settled(alignment: Alignment, correspondence: Correspondence) -> dict[int, 
 
 
 def _owner(side: Canonical, number: int) -> str | None:
-    """The module that a cell is the whole of, or None."""
+    """The module that returns what a cell makes, or None.
+
+    A module with the cell's tensors may go on with it: an activation, a way around.
+    """
     cell = side.cells[number]
     owners = {tree.split(slot.piece.address)[0] for slot in cell.slots if slot.piece.address}
-    return cell.module if owners == {cell.module} else None
+    if owners != {cell.module}:
+        return None
+    inside = f"{cell.module}." if cell.module else ""
+    later = any(
+        node.role == "operation"
+        and (node.module == cell.module or node.module.startswith(inside))
+        and packet(node.operation) not in MOVES
+        for node in side.graph.nodes[cell.node + 1 :]
+    )
+    return None if later else cell.module
