@@ -164,10 +164,16 @@ def _spread(
     while pending:
         a, b = pending.pop()
         cells = one.cells[a], other.cells[b]
-        if not cells[0].ordered or len(cells[0].streams) != len(cells[1].streams):
+        mine, theirs = ([stream.cell for stream in cell.streams] for cell in cells)
+        if len(mine) != len(theirs):
             continue
-        for mine, theirs in zip(cells[0].streams, cells[1].streams, strict=True):
-            pair = mine.cell, theirs.cell
+        if not cells[0].ordered:
+            mine = sorted((n for n in mine if n not in found), key=lambda n: seeds[0][n])
+            theirs = sorted((n for n in theirs if n not in taken), key=lambda n: seeds[1][n])
+            kinds = [seeds[0][n] for n in mine]
+            if kinds != [seeds[1][n] for n in theirs] or len(set(kinds)) < len(kinds):
+                continue
+        for pair in zip(mine, theirs, strict=True):
             fits = seeds[0][pair[0]] == seeds[1][pair[1]]
             if fits and pair[0] not in found and pair[1] not in taken:
                 found[pair[0]] = pair[1]
