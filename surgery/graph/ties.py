@@ -89,8 +89,8 @@ class _Ties:
         self.colours = [*self.start[0], *self.start[1]]
         self.fresh = itertools.count(max(self.colours, default=0) + 1)
         self.members = {}
-        for cell, colour in enumerate(self.colours):
-            self.members.setdefault(colour, {})[cell] = None
+        for place, colour in enumerate(self.colours):
+            self.members.setdefault(colour, {})[place] = None
         numbers: dict[Hashable, int] = {}
         self.into, self.readers = [], [[] for _ in self.colours]
         self.ordered = [cell.ordered for side in self.sides for cell in side.cells]

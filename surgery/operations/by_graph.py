@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from surgery import tree
 from surgery.errors import ArgumentError, PlanError
 from surgery.families.registry import Registry
 from surgery.graph.align import Alignment
-from surgery.graph.distinctions import folded, ways
+from surgery.graph.distinctions import Distinction, distinctions, folded, ways
 from surgery.operations.align import Twins, correspondences, twins_of
 from surgery.operations.content import Content
 from surgery.operations.converted import check_coverage
@@ -86,10 +87,11 @@ def aligned(
             except PlanError as error:
                 refused = refused or error
                 continue
-            if proof is not None and proof.holds:
+            hidden = attempt.hidden(proof, settings) if proof is not None else []
+            if proof is not None and proof.holds and not hidden:
                 notes = (*_notes(correspondence, proof), *told)
                 return Aligned(made, _pairs(correspondence), tuple(settings), proof, notes)
-            refused = refused or attempt.refusal(proof, differences)
+            refused = refused or attempt.refusal(proof, hidden, differences)
     raise refused or PlanError("nothing was aligned", fix="surgery.align(donor, recipient)")
 
 
@@ -138,6 +140,10 @@ def _pairs(found: Correspondence) -> tuple[Pair, ...]:
 
 def _notes(found: Correspondence, proof: Proof) -> Iterable[str]:
     yield f"proven: {proof}"
+    if proof.silent:
+        names = ", ".join(proof.silent[:_SHOWN])
+        more = f" and {len(proof.silent) - _SHOWN} more" if len(proof.silent) > _SHOWN else ""
+        yield f"placed by the graphs alone, for nothing that comes out depends on it: {names}{more}"
     for side, left in (("donor", found.donor_only), ("recipient", found.recipient_only)):
         yield from (f"not aligned, of the {side}: {each}" for each in left)
 
@@ -190,31 +196,86 @@ class _Attempt:
                 "two models that run on the example",
             ) from error
 
-    def _refused(self, what: str, expected: str, fix: str = "") -> PlanError:
+    def hidden(self, proof: Proof, settings: list[Step]) -> list[Distinction]:
+        """What the two differ in, and equal outputs would not show.
+
+        Single precision rounds away what a small number under a root does, and where nothing that
+        comes out depends on an operation, it may be any.
+        """
+        done = {tuple(tree.split(step.address)) for step in settings}
+
+        def stays(each: Distinction) -> bool:
+            taken = (name for owner, name in done if owner == each.recipient)
+            return not (each.name and any(each.name in name for name in taken))
+
+        if proof.dtype is not torch.float64:
+            found = [*self.correspondence.differences, *ways(self.alignment)]
+            return [d for d in found if d.name and d.name not in _SPATIAL and stays(d)]
+        closed = {
+            number
+            for number, cell in enumerate(self.alignment.one.cells)
+            if cell.slots and all(slot.piece.address in proof.silent for slot in cell.slots)
+        }
+        near = closed | {
+            number
+            for number, cell in enumerate(self.alignment.one.cells)
+            if any(stream.cell in closed for stream in cell.streams)
+        }
+        near |= {s.cell for number in closed for s in self.alignment.one.cells[number].streams}
+        within = [pair for pair in self.alignment.pairs if pair[0] in near and closed]
+        part = replace(self.alignment, pairs=tuple(within))
+        own = replace(part, pairs=tuple(pair for pair in within if pair[0] in closed))
+        return [each for each in (*distinctions(own), *ways(part)) if stays(each)]
+
+    def _refused(
+        self, what: str, expected: str, fix: str = "", named: list[Distinction] | None = None
+    ) -> PlanError:
         """Nothing is brought over: what differs between the two."""
-        names = list(folded((*self.correspondence.differences, *ways(self.alignment))))
+        found = named or (*self.correspondence.differences, *ways(self.alignment))
+        names = list(folded(found))
         more = [f"and {len(names) - _SHOWN} more"] if len(names) > _SHOWN else []
         return PlanError(
             what,
             where=", ".join(type(model).__name__ for model in self.twins.models),
             expected=expected,
             found="\n".join([*names[:_SHOWN], *more]) or "operations that look the same",
-            fix=(fix if names else "") or "surgery.align(donor, recipient) shows what was aligned",
+            fix=fix or "surgery.align(donor, recipient) shows what was aligned",
         )
 
-    def refusal(self, proof: Proof | None, differences: str) -> PlanError:
+    def refusal(
+        self, proof: Proof | None, hidden: list[Distinction], differences: str
+    ) -> PlanError:
         """Why nothing is brought over."""
         if proof is None:
             return self._refused(
                 "the two models have no result in common that could be compared",
                 "an output, or a layer in the middle, that both reach by the same way",
+                cut(self.correspondence),
+            )
+        if proof.unproven:
+            return self._refused(
+                f"whether the two compute the same could not be told: {proof.unproven}; {proof}",
+                "numbers that follow the input",
+                "surgery.transplant(..., example=...) with an example of another size",
             )
         hint = (
             "surgery.transplant(..., match='graph', differences='set') takes over the donor's "
             "settings"
         )
+        if differences == "set":
+            hint = ""
+        if proof.holds:
+            why = "nothing that comes out depends on where the two differ"
+            if proof.dtype is not torch.float64:
+                why = "there is no memory for double precision, and single precision hides it"
+            return self._refused(
+                f"the outputs are equal and prove nothing: {why}; {proof}",
+                "operations with the same settings",
+                hint,
+                hidden,
+            )
         return self._refused(
             f"with the donor's weights the recipient computes something else: {proof}",
             "equal outputs within rounding",
-            hint if differences != "set" else "",
+            hint,
         )

@@ -19,25 +19,28 @@ from torch import nn
 from surgery.graph.align import Alignment
 from surgery.graph.example import Example
 from surgery.graph.quiet import quiet
-from surgery.graph.skeleton import build_skeleton, is_floating
+from surgery.graph.skeleton import Skeleton, build_skeleton, is_floating
 from surgery.operations.align import Twins
 from surgery.operations.correspondence import Correspondence
+from surgery.operations.influence import activations, silent
 from surgery.operations.meeting import met, watched
 from surgery.operations.trial import (
+    GAINS,
     Results,
+    Settling,
     convert,
-    device_of,
     draw_inputs,
     fill,
-    precision,
+    free_memory,
     randomise,
     replaced,
     run,
+    workplace,
 )
 
 _SEED = 2147483659
 # How much of what they are compared with differences may be: rounding, and nothing else.
-_ROUNDING = {torch.float64: 1e-9, torch.float32: 1e-3}
+_ROUNDING = {torch.float64: 1e-9, torch.float32: 1e-4}
 # How much of the outputs has to follow the input, that they say something.
 _ALIVE = 1e-5
 # How much an input is changed to see whether rounding alone would explain a difference.
@@ -64,6 +67,11 @@ class Gap:
         """Whether all are numbers."""
         return math.isfinite(self.difference) and math.isfinite(self.scale)
 
+    @property
+    def alive(self) -> bool:
+        """Whether they follow the input."""
+        return self.finite and self.change > _ALIVE * self.scale
+
     def __str__(self) -> str:
         return (
             f"largest difference {self.difference:.2g} where the largest value is {self.scale:.2g}"
@@ -82,6 +90,8 @@ class Proof:
             modules.
         common: whether these are results in the middle of the models, where their common part
             ends.
+        silent: the donor's tensors that have no say in what was compared: that these are where
+            they belong is what the graphs say, and no output.
     """
 
     own: Gap
@@ -89,19 +99,29 @@ class Proof:
     dtype: torch.dtype
     compared: tuple[str, ...]
     common: bool
+    silent: tuple[str, ...] = ()
 
     @property
     def alive(self) -> bool:
         """Whether what was compared follows the input at all."""
-        return self.random.change > _ALIVE * self.random.scale
+        return self.random.alive
+
+    @property
+    def unproven(self) -> str:
+        """Why the numbers say nothing, whether they are equal or not; empty where they do."""
+        if not self.own.finite:
+            return "with the donor's own weights there come out values that are no numbers"
+        if not self.random.finite:
+            return "with random weights the signal grows beyond all numbers"
+        return "" if self.alive else "the signal dies: what comes out hardly follows the input"
 
     @property
     def holds(self) -> bool:
         """Whether the numbers are equal within rounding, and would not be in a wrong place."""
         rounding = _ROUNDING[self.dtype]
-        same = self.random.finite and self.random.difference <= rounding * self.random.change
+        same = self.random.difference <= rounding * self.random.change
         close = self.own.difference <= rounding * self.own.scale
-        return self.alive and same and self.own.finite and (close or self.chaotic)
+        return not self.unproven and same and (close or self.chaotic)
 
     @property
     def chaotic(self) -> bool:
@@ -139,12 +159,17 @@ def prove(
     """
     with quiet():
         trial = _Trial(twins, correspondence, alignment, prepare)
-        own = trial.compared(random=False)
+        own = trial.compared(0)
         if own is None:
             return None
         gap, names, common = own
-        random = trial.compared(random=True)
-        return Proof(gap, gap if random is None else random[0], trial.dtype, names, common)
+        random = gap
+        for gain in GAINS:
+            found = trial.compared(gain)
+            random = gap if found is None else found[0]
+            if random.alive:
+                break
+        return Proof(gap, random, trial.dtype, names, common, trial.silent)
 
 
 class _Trial:
@@ -159,21 +184,28 @@ class _Trial:
     ) -> None:
         self.twins, self.correspondence, self.alignment = twins, correspondence, alignment
         self.prepare = prepare
-        self.dtype = precision(twins.models)
-        self.device = device_of(twins.models[1])
+        self.dtype, self.device = workplace(twins.models, correspondence.straight)
         self.watched = watched(alignment, correspondence)
         self.generator = torch.Generator().manual_seed(_SEED)
+        self.silent: tuple[str, ...] = ()
 
-    def compared(self, random: bool) -> tuple[Gap, tuple[str, ...], bool] | None:
-        """How far apart both are, on what, and whether that is in the middle."""
+    def compared(self, gain: float) -> tuple[Gap, tuple[str, ...], bool] | None:
+        """How far apart both are, on what, and whether that is in the middle.
+
+        Args:
+            gain: of random weights; zero for the donor's own.
+        """
+        random = gain > 0
         donor, recipient = (build_skeleton(model, "real") for model in self.twins.models)
-        convert(donor.model, self.dtype, self.device)
+        convert(donor.model, self.dtype, self.device, copy=random)
         if random:
-            randomise(donor.model, self.alignment.one, self.generator)
+            randomise(donor.model, self.alignment.one, self.generator, gain)
+        inputs = self.inputs()
+        there = [there for there, _ in self.watched]
+        settling = Settling(donor, self.generator) if random else None
+        first = run(donor, inputs[0], there, settling)
         fill(recipient.model, donor.model, self.correspondence, self.dtype, self.device)
         self.prepare(recipient.model)
-        inputs = self.inputs()
-        first = run(donor, inputs[0], [there for there, _ in self.watched])
         second = run(recipient, inputs[1], [here for _, here in self.watched])
         pairs, common = self.paired(first, second)
         if not pairs:
@@ -182,10 +214,30 @@ class _Trial:
         gap = Gap(difference, max(_largest(of(first)) for of, _, _ in pairs))
         if random or (gap.finite and gap.difference > _ROUNDING[self.dtype] * gap.scale):
             other = self.inputs()[0] if random else replaced(inputs[0], _nudged)
-            again = run(donor, other, [there for there, _ in self.watched])
+            again = run(donor, other, there)
             moved = _worst([(of(first), of(again)) for of, _, _ in pairs])
             gap = Gap(gap.difference, gap.scale, moved)
+        if random and gap.alive:
+            self.listen(donor, inputs[0], [of for of, _, _ in pairs])
         return gap, tuple(name for _, name, _ in pairs), common
+
+    def listen(
+        self,
+        donor: Skeleton,
+        example: Example,
+        readers: list[Callable[[Results], torch.Tensor]],
+    ) -> None:
+        """Note the tensors that have no say in what was compared, where memory allows."""
+        if activations(self.twins.graphs[0]) > free_memory(self.device) // 3:
+            return
+        there = [there for there, _ in self.watched]
+
+        def chosen(results: Results) -> list[torch.Tensor]:
+            return [read(results) for read in readers]
+
+        found = silent(donor, self.alignment.one, example, there, chosen, self.generator)
+        gone = {pair.donor for pairs in self.correspondence.parts.values() for pair in pairs}
+        self.silent = tuple(address for address in found if address in gone)
 
     def inputs(self) -> tuple[Example, Example]:
         """Another random input, in the forms that both take."""

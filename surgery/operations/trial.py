@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+import sys
+from collections.abc import Callable, Container, Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,13 +21,15 @@ from surgery.graph.example import Example
 from surgery.graph.execute import RealExecution
 from surgery.graph.graph import Graph
 from surgery.graph.kept import kept
+from surgery.graph.operators import Call, argument_at
 from surgery.graph.skeleton import Skeleton, is_floating
 from surgery.graph.structure import replace_tensors, tensors
 from surgery.operations.align import Twins
 from surgery.operations.correspondence import Correspondence
 
-# What a random weight is multiplied with, that signals neither die nor explode.
-_GAIN = math.sqrt(2)
+# What random weights are multiplied with, that signals neither die nor explode: what rectifiers
+# ask for, what saturating activations ask for, and what loops in which all is added up do.
+GAINS = (math.sqrt(2), 4 * math.sqrt(2), math.sqrt(2) / 4)
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,13 +40,22 @@ class Results:
     modules: dict[str, torch.Tensor]
 
 
-def run(skeleton: Skeleton, example: Example, watched: Iterable[str]) -> Results:
+def run(
+    skeleton: Skeleton,
+    example: Example,
+    watched: Iterable[str],
+    execution: RealExecution | None = None,
+    *,
+    grad: bool = False,
+) -> Results:
     """One forward pass of a stand-in in eval mode.
 
     Args:
         skeleton: the stand-in.
         example: what it is run on.
         watched: addresses of modules whose results are wanted; of several calls the last.
+        execution: what runs the operations; the plain one, if left out.
+        grad: whether to remember the way from tensors that ask for it.
     """
     model = skeleton.model.eval()
     seen: dict[str, torch.Tensor] = {}
@@ -53,35 +66,102 @@ def run(skeleton: Skeleton, example: Example, watched: Iterable[str]) -> Results
 
         return hook
 
-    execution = RealExecution(skeleton.stand_ins, None)
+    execution = execution or RealExecution(skeleton.stand_ins, None)
     with contextlib.ExitStack() as stack:
         for address in watched:
             handle = tree.get_module(model, address).register_forward_hook(note(address))
             stack.callback(handle.remove)
         stack.enter_context(kept(skeleton.originals))
         stack.enter_context(contextlib.closing(execution))
-        stack.enter_context(torch.no_grad())
+        stack.enter_context(torch.set_grad_enabled(grad))
         stack.enter_context(execution)
         output = example.call(model)
     return Results(dict(tensors(output)), seen)
 
 
-def precision(models: Iterable[nn.Module]) -> torch.dtype:
-    """Double where there is memory for it."""
-    wanted = sum(
-        8 * entry.tensor.numel()
-        for model in models
+class Settling(RealExecution):  # type: ignore[no-untyped-call]
+    """Runs everything, and brings the statistics of each normalisation near what it is given.
+
+    With others the signal grows or shrinks from block to block, until gates are shut, activations
+    saturate, and what follows no longer depends on what was before.
+
+    Args:
+        skeleton: a stand-in; the statistics of its normalisations are written.
+        generator: a random part stays, so that no statistic holds one value throughout.
+    """
+
+    def __init__(self, skeleton: Skeleton, generator: torch.Generator) -> None:
+        super().__init__(skeleton.stand_ins, None)
+        self.generator = generator
+        buffers = tree.index(skeleton.model).of_kind("buffer")
+        self.waiting = {entry.tensor.untyped_storage()._cdata for entry in buffers}
+
+    def execute(self, call: Call) -> Any:
+        """Run one operation, a normalisation after its statistics were set."""
+        if call.func._schema.name.removeprefix("aten::") in _NORMALISATIONS and not any(
+            tensor.is_meta for tensor in call.given
+        ):
+            self._settle(call)
+        return super().execute(call)
+
+    def _settle(self, call: Call) -> None:
+        data, mean, variance = (argument_at(call.args, call.kwargs, n) for n in (0, 3, 4))
+        if not isinstance(mean, torch.Tensor) or not isinstance(variance, torch.Tensor):
+            return
+        storages = {each.untyped_storage()._cdata for each in (mean, variance)}
+        if not storages <= self.waiting:
+            return
+        self.waiting -= storages
+        axes = [axis for axis in range(data.dim()) if axis != 1]
+        drawn = [torch.rand(mean.shape, generator=self.generator).to(data) for _ in range(2)]
+        spread = data.var(axes, correction=0)
+        # Of one number there is no spread: all features together have one.
+        spread = torch.where(spread > 0, spread, data.var(correction=0))
+        if bool(torch.isfinite(spread).all()) and bool((spread > 0).all()):
+            mean.copy_(data.mean(axes) + (drawn[0] - 0.5) * spread.sqrt())
+            variance.copy_(spread * (drawn[1] + 0.5))
+
+
+_NORMALISATIONS = frozenset(
+    {"batch_norm", "native_batch_norm", "_native_batch_norm_legit_no_training", "cudnn_batch_norm"}
+)
+
+
+def workplace(
+    models: tuple[nn.Module, nn.Module], shared: Container[str]
+) -> tuple[torch.dtype, torch.device]:
+    """What both are compared in, and where: in double precision if memory allows.
+
+    Args:
+        models: donor and recipient.
+        shared: addresses of the recipient's tensors that get the donor's as they are.
+    """
+    device = _device_of(models[1])
+    if device.type == "mps":
+        # It has no double precision.
+        device = torch.device("cpu")
+    wanted = 8 * sum(
+        entry.tensor.numel()
+        for place, model in enumerate(models)
         for entry in tree.index(model).of_kind("parameter", "buffer")
+        if place == 0 or entry.address not in shared
     )
-    try:
-        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (ValueError, OSError, AttributeError):
-        return torch.float64
-    return torch.float64 if wanted < free // 3 else torch.float32
+    return torch.float64 if wanted < free_memory(device) // 2 else torch.float32, device
 
 
-def device_of(model: nn.Module) -> torch.device:
-    """Where a model is."""
+def free_memory(device: torch.device) -> int:
+    """How many bytes a device has left; more than there are where nobody knows."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        told = Path("/proc/meminfo").read_text("ascii")
+        return 1024 * int(told.split("MemAvailable:")[1].split()[0])
+    with contextlib.suppress(ValueError, OSError, AttributeError):
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return sys.maxsize
+
+
+def _device_of(model: nn.Module) -> torch.device:
     return next((e.tensor.device for e in tree.index(model).tensors.values()), torch.device("cpu"))
 
 
@@ -116,10 +196,11 @@ def draw_inputs(
 
 def replaced(example: Example, new: Callable[[torch.Tensor], torch.Tensor]) -> Example:
     """An example with other tensors."""
-    return Example(
-        tuple(replace_tensors(value, new) for value in example.args),
-        {name: replace_tensors(value, new) for name, value in example.kwargs.items()},
-        forward=example.forward,
+    return replace(
+        example,
+        args=tuple(replace_tensors(value, new) for value in example.args),
+        kwargs={name: replace_tensors(value, new) for name, value in example.kwargs.items()},
+        train=None,
     )
 
 
@@ -140,45 +221,58 @@ def _tables(graph: Graph) -> dict[int, int]:
     return found
 
 
-def convert(model: nn.Module, dtype: torch.dtype, device: torch.device) -> None:
-    """Bring a stand-in to one precision; the model that it stands for is not touched."""
+def convert(model: nn.Module, dtype: torch.dtype, device: torch.device, *, copy: bool) -> None:
+    """Bring a stand-in to one precision; the model that it stands for is not touched.
+
+    Args:
+        model: the stand-in.
+        dtype: of what is floating.
+        device: where it is to be.
+        copy: give it memory of its own, also where it could go on in that of the model.
+    """
     for entry in list(tree.index(model).tensors.values()):
-        tensor = entry.tensor
+        tensor = entry.tensor.detach()
         if is_floating(tensor.dtype) and not tensor.is_meta:
-            _put(model, entry, tensor.detach().to(device, dtype))
+            made = tensor.to(device, dtype, copy=copy, memory_format=torch.preserve_format)
+            _put(model, entry, made.contiguous() if copy else made)
 
 
-def randomise(model: nn.Module, side: Canonical, generator: torch.Generator) -> None:
+def randomise(
+    model: nn.Module,
+    side: Canonical,
+    generator: torch.Generator,
+    gain: float = GAINS[0],
+    only: Container[str] | None = None,
+) -> None:
     """Give every tensor that an operation has random numbers that carry signals through.
 
     Args:
-        model: a stand-in; its tensors are replaced, not written.
+        model: a stand-in with memory of its own; it is written.
         side: its cells.
         generator: where they are drawn from.
+        gain: how much more comes out of a product than goes in, before the activation.
+        only: addresses of those to draw; None for all.
     """
-    made: dict[str, torch.Tensor] = {}
     entries = {e.address: e for e in tree.index(model).of_kind("parameter", "buffer")}
-    for cell in side.cells:
-        for slot in cell.slots:
-            entry = entries.get(slot.piece.address)
-            if entry is None or not is_floating(entry.tensor.dtype):
-                continue
-            if entry.address not in made:
-                # A copy in any case: in double precision a stand-in has the model's own memory.
-                values = entry.tensor.detach().clone(memory_format=torch.contiguous_format)
-                made[entry.address] = values
-            place = slot.piece.of(made[entry.address])
-            place.copy_(_drawn(cell, slot, place.shape, generator))
-    for address, values in made.items():
-        _put(model, entries[address], values)
+    with torch.no_grad():
+        for cell in side.cells:
+            for slot in cell.slots:
+                entry = entries.get(slot.piece.address)
+                if entry is None or (only is not None and entry.address not in only):
+                    continue
+                if is_floating(entry.tensor.dtype):
+                    place = slot.piece.of(entry.tensor)
+                    place.copy_(_drawn(cell, slot, place.shape, generator, gain))
 
 
-def _drawn(cell: Cell, slot: Slot, shape: torch.Size, generator: torch.Generator) -> torch.Tensor:
+def _drawn(
+    cell: Cell, slot: Slot, shape: torch.Size, generator: torch.Generator, gain: float
+) -> torch.Tensor:
     """Random numbers for one slot: positive where a variance, a scale or a value must be."""
     if slot.role.startswith(("bias", "mean")):
         return torch.randn(shape, dtype=torch.float64, generator=generator) / 10
     if cell.kind == "product":
-        size = _GAIN / math.sqrt(max(math.prod(slot.shape[1:]), 1))
+        size = gain / math.sqrt(max(math.prod(slot.shape[1:]), 1))
         return torch.randn(shape, dtype=torch.float64, generator=generator) * size
     if cell.kind == "lookup":
         return torch.randn(shape, dtype=torch.float64, generator=generator)

@@ -229,9 +229,24 @@ def test_too_little_in_common_is_refused():
 
 
 def test_strangers_are_refused():
-    donor, recipient = nn.Conv2d(3, 4, 3), nn.Sequential(nn.Conv2d(3, 5, 1), nn.Conv2d(5, 4, 1))
+    donor, recipient = nn.Conv2d(3, 4, 3), nn.Sequential(nn.Conv2d(3, 5, 1), nn.Conv2d(5, 6, 1))
     with pytest.raises(PlanError):
         surgery.align(donor, recipient, example=images(4), registry=NOTHING)
+
+
+def test_a_bias_that_fits_is_no_proof():
+    donor, recipient = nn.Conv2d(3, 4, 3), nn.Sequential(nn.Conv2d(3, 5, 1), nn.Conv2d(5, 4, 1))
+    before = contents(recipient)
+    with pytest.raises(PlanError):
+        surgery.transplant(
+            donor,
+            recipient,
+            match="graph",
+            example=images(4),
+            registry=NOTHING,
+            min_coverage=0,
+        )
+    assert contents(recipient) == before
 
 
 WRONG = {
@@ -283,7 +298,7 @@ def test_zeros_prove_nothing():
     x = torch.randn(2, 3)
     for module in (donor, recipient):
         module[2].bias = None
-    with pytest.raises(PlanError, match="computes something else"):
+    with pytest.raises(PlanError, match="the signal dies"):
         surgery.transplant(donor, recipient, match="graph", example=x, registry=NOTHING)
 
 

@@ -1,0 +1,211 @@
+"""What equal outputs do not prove: closed branches, dead and exploding signals, single precision."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+import surgery
+from surgery.errors import PlanError
+from surgery.families.registry import Registry
+from surgery.operations import trial
+from tests.operations.aligned import contents, images, shaken
+
+NOTHING = Registry.of()
+ROW = torch.randn(2, 4)
+
+
+def brought(donor: nn.Module, recipient: nn.Module, x: Tensor, **options: str) -> list[str]:
+    """What a transplant says about itself."""
+    outcome = surgery.transplant(
+        donor.eval(),
+        recipient.eval(),
+        match="graph",
+        example=x,
+        registry=NOTHING,
+        **options,  # type: ignore[arg-type]
+    )
+    return list(outcome.plan.notes)
+
+
+class Closed(nn.Module):
+    """A branch behind a gate that is a buffer, and shut; or a number in the code, and small."""
+
+    def __init__(self, activation: Callable[[Tensor], Tensor], gate: float | None = None) -> None:
+        super().__init__()
+        self.stem, self.branch, self.out = (nn.Linear(4, 4) for _ in range(3))
+        self.register_buffer("gate", torch.zeros(()))
+        self.activation, self.number = activation, gate
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        gate = self.gate if self.number is None else self.number
+        return self.out(x + self.activation(self.branch(x)) * gate)
+
+
+@pytest.mark.parametrize("gate", [None, 1e-13])
+def test_a_shut_branch_hides_no_other_operation(gate: float | None):
+    donor, recipient = Closed(functional.relu, gate), Closed(torch.tanh, gate)
+    before = contents(recipient)
+    with pytest.raises(PlanError, match="prove nothing") as caught:
+        brought(donor, recipient, ROW)
+    assert "relu" in str(caught.value)
+    assert "tanh" in str(caught.value)
+    assert contents(recipient) == before
+
+
+@pytest.mark.parametrize("gate", [None, 1e-13])
+def test_what_no_output_tells_is_said_to_be_placed_by_the_graphs(gate: float | None):
+    donor, recipient = Closed(functional.relu, gate), Closed(functional.relu, gate)
+    (note,) = (n for n in brought(donor, recipient, ROW) if "the graphs alone" in n)
+    assert "branch.weight, branch.bias" in note
+    assert "stem" not in note
+    assert torch.equal(recipient.branch.weight, donor.branch.weight)
+
+
+class Attends(nn.Module):
+    """Attention: the bias of the keys is the same for all of them, and says nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.query, self.key, self.value = (nn.Linear(4, 4) for _ in range(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.scaled_dot_product_attention(self.query(x), self.key(x), self.value(x))
+
+
+class AttendsByHand(Attends):
+    """The same, written out."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        weights = self.query(x) @ self.key(x).transpose(-1, -2) / 2
+        return weights.softmax(-1) @ self.value(x)
+
+
+def test_a_bias_without_effect_is_no_reason_to_refuse():
+    (note,) = (
+        note
+        for note in brought(Attends(), AttendsByHand(), torch.randn(2, 5, 4))
+        if "the graphs alone" in note
+    )
+    assert note.endswith(": key.bias")
+
+
+def test_sigmoids_do_not_stifle_the_proof():
+    def network() -> nn.Module:
+        layers = [nn.Sequential(nn.Linear(4, 4), nn.Sigmoid()) for _ in range(16)]
+        return nn.Sequential(*layers)
+
+    assert any(note.startswith("proven: ") for note in brought(network(), network(), ROW))
+
+
+class Squares(nn.Module):
+    """Numbers that grow beyond all bounds, whatever the weights are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.linear(x)
+        for _ in range(12):
+            x = x * x + 2
+        return x
+
+
+def test_a_signal_that_explodes_is_said_to_prove_nothing():
+    with pytest.raises(PlanError, match="could not be told: with .* no numbers|beyond all numbers"):
+        brought(Squares(), Squares(), ROW)
+
+
+def test_values_that_are_no_numbers_are_found_in_the_donor():
+    donor, recipient = (nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2)) for _ in "ab")
+    donor[0].weight.data[0, 0] = torch.nan
+    with pytest.raises(PlanError, match="the donor's own weights there come out values"):
+        brought(donor, recipient, ROW)
+
+
+def normalised(eps: float) -> nn.Module:
+    return shaken(
+        nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, eps=eps), nn.ReLU(), nn.Conv2d(4, 2, 1))
+    )
+
+
+def test_single_precision_does_not_hide_a_setting(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(trial, "free_memory", lambda device: 0)
+    donor, recipient = normalised(1e-7), normalised(2e-7)
+    with pytest.raises(PlanError, match="single precision hides it") as caught:
+        brought(donor, recipient, images(4))
+    assert "eps: 1e-07 in the donor" in str(caught.value)
+    notes = brought(donor, recipient, images(4), differences="set")
+    assert any("in float32" in note for note in notes)
+    assert recipient[1].eps == 1e-7
+
+
+def test_the_statistics_of_random_weights_are_near_what_they_normalise():
+    """Thirty blocks of another form: with other statistics each would double the signal."""
+
+    def network(eps: float) -> nn.Module:
+        blocks = [
+            nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3, eps), nn.Hardsigmoid())
+            for _ in range(30)
+        ]
+        return nn.Sequential(*blocks, nn.Flatten(), nn.Linear(48, 2)).eval()
+
+    donor, recipient = network(1e-3), network(1e-5)
+    for model in (donor, recipient):
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                nn.init.constant_(module.running_mean, 100.0)
+    with pytest.raises(PlanError) as caught:
+        brought(donor, recipient, images(4))
+    assert "eps" in str(caught.value)
+
+
+class Table(nn.Module):
+    """A constant table that is added."""
+
+    def __init__(self, scale: float) -> None:
+        super().__init__()
+        self.linear = nn.Linear(4, 4)
+        self.register_buffer("table", torch.arange(4) * scale)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear(x) + self.table
+
+
+def test_another_constant_table_is_refused():
+    brought(Table(1), Table(1), ROW)
+    recipient = Table(2)
+    before = contents(recipient)
+    with pytest.raises(PlanError, match="computes something else"):
+        brought(Table(1), recipient, ROW)
+    assert contents(recipient) == before
+
+
+class Shared(nn.Module):
+    """Two places for one weight, or for two."""
+
+    def __init__(self, tied: bool) -> None:
+        super().__init__()
+        self.one, self.two = nn.Linear(4, 4), nn.Linear(4, 4)
+        if tied:
+            self.two.weight = self.one.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.two(torch.tanh(self.one(x)))
+
+
+def test_one_weight_can_go_to_two_places_and_two_never_into_one():
+    donor, recipient = Shared(tied=True), Shared(tied=False)
+    brought(donor, recipient, ROW)
+    assert torch.equal(recipient.one.weight, recipient.two.weight)
+    before = contents(donor)
+    nn.init.normal_(recipient.two.weight)
+    with pytest.raises(PlanError):
+        brought(recipient, donor, ROW)
+    assert contents(donor) == before
