@@ -21,6 +21,7 @@ from surgery.operations.correspondence import Correspondence
 from surgery.operations.donors import Donor, Gift, check_readable
 from surgery.operations.journal import Journal
 from surgery.operations.mapping import Pair
+from surgery.operations.meeting import cut
 from surgery.operations.plan import Step
 from surgery.operations.proof import Proof, prove
 from surgery.operations.settings import setting_steps
@@ -262,7 +263,7 @@ class _Attempt:
             "surgery.transplant(..., match='graph', differences='set') takes over the donor's "
             "settings"
         )
-        if differences == "set":
+        if differences == "set" or not (*self.correspondence.differences, *ways(self.alignment)):
             hint = ""
         if proof.holds:
             why = "nothing that comes out depends on where the two differ"

@@ -4,7 +4,8 @@ that both have in common.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterable, Iterator
 
 import torch
 
@@ -81,6 +82,29 @@ def watched(alignment: Alignment, correspondence: Correspondence) -> list[tuple[
         else:
             pending += [stream.cell for stream in alignment.one.cells[number].streams]
     return [found[number] for number in sorted(found)]
+
+
+def cut(found: Correspondence) -> str:
+    """The call for the part in common by itself, where it is a module; else empty.
+
+    What stands in front of a common part feeds it with something else, and nothing can be compared.
+    """
+    sides = ("donor", found.read), ("recipient", found.parts)
+    modules = [_around(addresses) for _, addresses in sides]
+    if not any(modules):
+        return ""
+    told = [
+        f"{name}.get_submodule({module!r})" if module else name
+        for (name, _), module in zip(sides, modules, strict=True)
+    ]
+    return f"surgery.transplant({', '.join(told)}, match='graph')"
+
+
+def _around(addresses: Iterable[str]) -> str:
+    """The module that has all tensors of these addresses."""
+    parts = [tree.split(address)[0].split(".") for address in addresses]
+    same = itertools.takewhile(lambda names: len(set(names)) == 1, zip(*parts, strict=False))
+    return ".".join(names[0] for names in same)
 
 
 def _unlike(alignment: Alignment, one: Stream, two: Stream) -> bool:
