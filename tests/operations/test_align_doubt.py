@@ -1,4 +1,4 @@
-"""What equal outputs do not prove: closed branches, dead and exploding signals, single precision."""
+"""What equal outputs do not prove: shut branches, dead and exploding signals, single precision."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ class Squares(nn.Module):
 
 
 def test_a_signal_that_explodes_is_said_to_prove_nothing():
-    with pytest.raises(PlanError, match="could not be told: with .* no numbers|beyond all numbers"):
+    with pytest.raises(PlanError, match="could not be told: with"):
         brought(Squares(), Squares(), ROW)
 
 
