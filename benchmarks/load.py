@@ -24,7 +24,7 @@ from torch import nn
 import surgery
 from benchmarks.timing import THREADS, duration, machine, markdown, publish, times
 
-MODELS = {"VGG-16": "vgg16", "ResNet-152": "resnet152"}
+MODELS = {"VGG-16": "vgg16", "ViT-H/14": "vit_h_14", "ResNet-152": "resnet152"}
 CLASSES = 5
 ROUNDS = 5
 
@@ -39,7 +39,7 @@ rounds, a ratio the median of the ratios of each round.
 - `load_weights`: the same with `surgery.load_weights(model, path)`, verified; the old values are \
 kept for `undo()`.
 - from memory: `load_weights` from a state dict that is in memory already.
-- forward: until the end of the first forward in eval mode after it, 64 pixels wide.
+- forward: until the end of the first forward in eval mode after it, one image of 224 pixels.
 - memory: growth of the peak resident memory over the model's own."""
 
 
@@ -51,7 +51,7 @@ def task(how: str, name: str, path: Path) -> dict[str, float]:
     small = nn.Linear(2, 2)
     surgery.load_weights(small, small.state_dict()).undo()
     state = torch.load(path, weights_only=True) if how == "memory" else {}
-    images = torch.zeros(1, 3, 64, 64)
+    images = torch.zeros(1, 3, 224, 224)
     with torch.no_grad():
         model(images)
     ways: dict[str, Callable[[], object]] = {
