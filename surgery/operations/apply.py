@@ -112,7 +112,7 @@ def apply(model: nn.Module, plan: Plan, draws: Draws | None = None) -> Outcome:
         operated = _operated(model, plan, journal, draws, old, filled, index)
         changed = model if root is inner else root
         plan = replace(plan, audits=(counted, counted if still else audit(changed)))
-        new = tensors_of(plan.steps) | filled
+        new = _installed(inner, plan) | filled
         journal.tell_autograd()
         made.note(inner, root, plan, operated.entry)
         if plan.classes is not None:
@@ -158,7 +158,7 @@ def _operated(
     facts = [step for step in plan.steps if step.kind == "attribute"]
     touched = [a for step in plan.steps for a in _modules_of(step)] if root is None else [""]
     places = history.ground(inner, touched)
-    new = {id(tensor) for tensor in tensors_of(plan.steps).values()}
+    new = {id(tensor) for tensor in _installed(inner, plan).values()}
     operated = Operated(
         given=model,
         changes=following((change, placements(change.after)) for change in changes),
@@ -193,10 +193,24 @@ def _filled(index: tree.Index, plan: Plan) -> dict[str, torch.Tensor]:
     return {a: entry.tensor for entry in entries for a in entry.addresses if a in wanted}
 
 
+def _lives_on(model: nn.Module, step: Step) -> bool:
+    """Whether the model itself is a part of what takes its place."""
+    return step.kind == "root" and bool(tree.index(step.new).addresses(model))
+
+
+def _installed(model: nn.Module, plan: Plan) -> dict[str, torch.Tensor]:
+    """The tensors that steps put somewhere, by every address."""
+    new = tensors_of(plan.steps)
+    if not any(_lives_on(model, step) for step in plan.steps):
+        return new
+    known = tree.index(model).tensors
+    return {address: tensor for address, tensor in new.items() if id(tensor) not in known}
+
+
 def _replaced(model: nn.Module, plan: Plan) -> dict[str, torch.Tensor]:
     found: dict[str, torch.Tensor] = {}
     for step in plan.steps:
-        if step.kind in ("attribute", "flag", "values"):
+        if step.kind in ("attribute", "flag", "values") or _lives_on(model, step):
             continue
         for address in step.addresses:
             here = tree.get(model, address)

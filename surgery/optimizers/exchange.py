@@ -82,7 +82,7 @@ def exchange_of(outcome: Outcome) -> Exchange:
             here = outcome.new[step.address]
             found.refilled[id(here)] = (here, step.address)
             continue
-        old, new = dict(_old(outcome, step)), dict(_new(step))
+        old, new = dict(_old(outcome, step)), dict(_new(outcome, step))
         stays = {id(tensor) for tensor in new.values()}
         for address, tensor in old.items():
             if id(tensor) not in stays:
@@ -111,11 +111,14 @@ def _old(outcome: Outcome, step: Step) -> Iterator[tuple[str, torch.Tensor]]:
                 yield address, tensor
 
 
-def _new(step: Step) -> Iterator[tuple[str, torch.Tensor]]:
+def _new(outcome: Outcome, step: Step) -> Iterator[tuple[str, torch.Tensor]]:
     added = step.kind == "attribute" and isinstance(step.new, nn.Parameter)
     if step.kind == "parameter" or added:
         yield from ((address, step.new) for address in step.addresses)
     elif step.kind in ("module", "root"):
-        for entry in tree.index(step.new).of_kind("parameter"):
+        # A model that lives on inside a new root brings nothing new.
+        installed = {id(tensor) for tensor in outcome.new.values()}
+        entries = tree.index(step.new).of_kind("parameter")
+        for entry in (each for each in entries if id(each.tensor) in installed):
             for root in step.addresses:
                 yield from ((tree.join(root, inner), entry.tensor) for inner in entry.addresses)

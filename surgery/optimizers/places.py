@@ -198,9 +198,10 @@ class _Held:
 
     def _trained_around(self, come: Come) -> bool:
         """Whether the smallest module around it that has other parameters trains any of them."""
-        around = come.place
-        while around:
+        around, outside = come.place, True
+        while outside:
             around = tree.split(around)[0]
+            outside = around != ""
             prefix = f"{around}." if around else ""
             inside = [
                 entry

@@ -1,0 +1,242 @@
+"""What a head is put on: which output, which axis, pooled how; and what is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import surgery
+from surgery.errors import (
+    AmbiguousHeadError,
+    ArgumentError,
+    NoHeadError,
+    PlanError,
+    SurgeryError,
+)
+from surgery.operations.attached import Headed, Pooled, way
+from tests.operations.state import differences, state_of
+from tests.operations.trunks import Channels, Pair, Place, Several, Tokens, images, vectors, words
+
+
+class Giving(nn.Module):
+    """A trunk whose output is made of its features by a function."""
+
+    def __init__(self, give: Callable[..., Any], axes: int = 2) -> None:
+        super().__init__()
+        self.trunk, self.more = Channels(5, axes), nn.Conv2d(5, 4, 3)
+        self.give = give
+
+    def forward(self, x: Tensor) -> Any:
+        first = self.trunk(x)
+        return self.give(first, self.more(first))
+
+
+OUTPUTS: dict[str, tuple[Callable[..., Any], str, int]] = {
+    "the one": (lambda one, two: one, "output", 5),
+    "one in a list": (lambda one, two: [one], "output[0]", 5),
+    "one in dicts": (lambda one, two: {"a": {"b.c": one}}, "output['a']['b.c']", 5),
+    "the deepest": (lambda one, two: (one, two), "output[1]", 4),
+    "the deepest, before": (lambda one, two: {"x": two, "y": one}, "output['x']", 4),
+    "the pooled": (lambda one, two: (one, one.mean((2, 3))), "output[1]", 5),
+    "the pooled, as an image": (lambda one, two: (one, two.mean((2, 3), True)), "output[1]", 4),
+    "one beside numbers": (lambda one, two: (one, one.mean(), one.argmax(1)), "output[0]", 5),
+    "the same twice": (lambda one, two: (two, one, two), "output[0]", 4),
+    "joined branches": (lambda one, two: torch.cat([one, one], 1), "output", 10),
+}
+
+
+@pytest.mark.parametrize("name", sorted(OUTPUTS))
+def test_the_output_that_features_are_pooled_from(name: str):
+    give, path, size = OUTPUTS[name]
+    model = Giving(give).eval()
+    outcome = surgery.replace_head(model, 3, attach=True, example=images())
+    made = outcome.model
+    assert isinstance(made, Headed)
+    assert made.way == way(path)
+    assert made.head.in_features == size
+    assert made.eval()(images()).shape == (2, 3)
+
+
+def test_the_caller_chooses_an_output():
+    model = Giving(lambda one, two: {"near": one, "far": two})
+    for chosen in ("output['near']", "['near']"):
+        outcome = surgery.replace_head(model, 3, attach=chosen, example=images())
+        assert outcome.model.head.in_features == 5
+        outcome.undo()
+
+
+@pytest.mark.parametrize("pool", ["mean", "max", "first", "last"])
+def test_pooling_is_asked_of_what_is_not_pooled(pool: str):
+    outcome = surgery.replace_head(Several(), 3, attach=True, pool=pool, example=words())
+    made = outcome.model.eval()
+    hidden = made.backbone(**words()).hidden
+    short = {"mean": hidden[0, :3].mean(0), "max": hidden[0, :3].amax(0)}
+    long = {"mean": hidden[1].mean(0), "max": hidden[1].amax(0)}
+    short |= {"first": hidden[0, 0], "last": hidden[0, 2]}
+    long |= {"first": hidden[1, 0], "last": hidden[1, 4]}
+    expected = made.head(torch.stack([short[pool], long[pool]]))
+    assert torch.allclose(made(**words()), expected, atol=1e-6)
+
+
+def test_a_mask_of_the_caller_counts_only_where_the_example_has_one():
+    ids, mask = words()["input_ids"], words()["attention_mask"]
+    outcome = surgery.replace_head(Tokens(), 3, attach=True, pool="mean", example=(ids,))
+    assert outcome.model.mask is None
+    outcome.undo()
+    outcome = surgery.replace_head(Tokens(), 3, attach=True, pool="mean", example=(ids, mask))
+    assert outcome.model.mask == ("attention_mask", 1)
+    made = outcome.model.eval()
+    # What attention takes in another form says nothing of single words.
+    assert torch.equal(made(ids, mask[:, None]), made(ids))
+
+
+def test_several_branches_that_do_not_meet_are_for_the_caller_to_choose():
+    model = nn.ModuleDict({"a": nn.Conv2d(3, 4, 3), "b": nn.Conv2d(3, 5, 3)})
+    model.forward = lambda x: (model["a"](x).relu(), model["b"](x).relu())  # type: ignore[method-assign]
+    with pytest.raises(AmbiguousHeadError) as raised:
+        surgery.replace_head(model, 3, attach=True, example=images())
+    assert "output[0]: float32[2, 4, 7, 6]" in str(raised.value)
+    assert "attach='output[0]'" in str(raised.value)
+
+
+class Rectified(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.relu()
+
+
+class Mixed(nn.Module):
+    """Features made along two axes: nobody knows which are the channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = nn.Linear(8, 8), nn.Linear(9, 9)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.one(x) + self.two(x.transpose(2, 3)).transpose(2, 3)
+
+
+WRONG: dict[str, tuple[Callable[[], nn.Module], Any, dict[str, Any], type[SurgeryError], str]] = {
+    "attach is a number": (Place, vectors, {"attach": 1}, ArgumentError, "attach says"),
+    "attach is empty": (Place, vectors, {"attach": ""}, ArgumentError, "attach says"),
+    "no such pooling": (Tokens, words, {"pool": "cls"}, ArgumentError, "'first' or 'last'"),
+    "pooling alone": (
+        *(Tokens, words, {"attach": False, "pool": "mean"}, ArgumentError),
+        "attach=True, pool='mean'",
+    ),
+    "nothing to pool": (Place, vectors, {"pool": "mean"}, ArgumentError, "nothing to pool"),
+    "no first pixel": (Channels, images, {"pool": "first"}, ArgumentError, "'mean' or 'max'"),
+    "which word": (Tokens, words, {}, ArgumentError, "pool='first' for a class token"),
+    "no such output": (Several, words, {"attach": "x"}, ArgumentError, "'output.hidden'"),
+    "no features there": (
+        *(lambda: Giving(lambda one, two: (one, one.argmax(1))), images, {"attach": "output[1]"}),
+        *(ArgumentError, "holds no features"),
+    ),
+    "no features": (
+        *(lambda: Giving(lambda one, two: one.mean()), images, {}, NoHeadError),
+        "that a head could be put on",
+    ),
+    "samples elsewhere": (
+        *(lambda: Giving(lambda one, two: one.flatten(2).permute(2, 0, 1)), images, {}),
+        *(NoHeadError, "the samples along the first axis"),
+    ),
+    "any axis": (Rectified, images, {}, AmbiguousHeadError, "which axis"),
+    "two axes": (Mixed, lambda: torch.zeros(2, 3, 9, 8), {}, AmbiguousHeadError, "2, 3"),
+    "rows kept": (Place, vectors, {"keep": "all"}, ArgumentError, "leave keep out"),
+    "old names": (Place, vectors, {"old_classes": ["a"]}, ArgumentError, "leave old_classes out"),
+    "numbers by head": (
+        *(Place, vectors, {"num_classes": None, "heads": {"fc": 3}}, ArgumentError),
+        "an address, or a list of addresses",
+    ),
+    "no place": (Place, vectors, {"heads": "body.0"}, ArgumentError, "no place for a head"),
+    "a key of another sort": (
+        *(lambda: Giving(lambda one, two: {(1, 2): one}), images, {}, PlanError, "neither text"),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", sorted(WRONG))
+def test_what_cannot_be_is_refused_and_nothing_is_touched(name: str):
+    build, example, options, error, says = WRONG[name]
+    model = build()
+    before = state_of(model)
+    with pytest.raises(error) as raised:
+        surgery.replace_head(
+            model, **{"num_classes": 3, "attach": True, "example": example(), **options}
+        )
+    assert says in str(raised.value)
+    assert raised.value.fix
+    assert not differences(before, state_of(model))
+
+
+class Modes(nn.Module):
+    """A tuple in train mode."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.trunk = Channels()
+
+    def forward(self, x: Tensor) -> Any:
+        x = self.trunk(x)
+        return (x, x) if self.training else x
+
+
+def test_an_output_must_be_there_in_both_modes():
+    with pytest.raises(PlanError, match="not the same in train and in eval mode"):
+        surgery.replace_head(Modes(), 3, attach=True, example=images())
+
+
+def test_a_model_with_a_head_keeps_it():
+    model = nn.Sequential(nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 5))
+    model.num_classes = 5
+    with pytest.raises(ArgumentError) as raised:
+        surgery.replace_head(model, 3, attach=True, example=vectors())
+    assert "'2' (5 classes): num_classes says 5" in str(raised.value)
+    assert raised.value.fix == "surgery.replace_head(model, 7)"
+
+
+def test_a_last_layer_that_could_be_a_head_is_taken_for_features_only_by_name():
+    model = nn.Sequential(nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 5))
+    with pytest.raises(ArgumentError, match="could be its head") as raised:
+        surgery.replace_head(model, 3, attach=True, example=vectors())
+    assert "attach='output'" in str(raised.value.fix)
+    outcome = surgery.replace_head(model, 3, attach="output", example=vectors())
+    assert outcome.model.head.in_features == 5
+
+
+@pytest.mark.parametrize("heads", ["one", ["one"]], ids=["text", "list"])
+def test_the_caller_names_the_place(heads: Any):
+    model = Place()
+    model.one = nn.Identity()
+    model.forward = lambda x: model.fc(model.one(model.body(x)))  # type: ignore[method-assign]
+    outcome = surgery.replace_head(model, 3, attach=True, heads=heads, example=vectors())
+    assert isinstance(model.one, nn.Linear)
+    assert isinstance(model.fc, nn.Identity)
+    outcome.undo()
+    assert isinstance(model.one, nn.Identity)
+
+
+def test_a_place_that_does_not_make_the_output_alone_is_refused():
+    model = Pair()
+    with pytest.raises(PlanError):
+        surgery.replace_head(model, 3, attach=True, heads="one", example=vectors())
+    outcome = surgery.replace_head(model, 3, attach=True, heads=["one", "two"], example=vectors())
+    assert outcome.model is model
+
+
+@pytest.mark.parametrize("how", ["mean", "max"])
+@pytest.mark.parametrize("axis", [1, 2])
+def test_a_masked_place_counts_for_nothing(how: Any, axis: int):
+    features = torch.randn(2, 4, 4, generator=torch.Generator().manual_seed(0))
+    mask = torch.tensor([[1, 0, 1, 1], [0, 0, 1, 0]])
+    pooled = Pooled(how, axis)
+    places = features.movedim(axis, -1)
+    expected = [
+        getattr(torch, "mean" if how == "mean" else "amax")(row[seen.bool()], 0)
+        for row, seen in zip(places, mask, strict=True)
+    ]
+    assert torch.allclose(pooled(features, mask), torch.stack(expected), atol=1e-6)
+    assert torch.allclose(pooled(features, torch.ones_like(mask)), pooled(features), atol=1e-6)
