@@ -51,7 +51,7 @@ FILES = (
     "trial",
 )
 NOTHING = Registry.of()
-ROUNDS = 3
+ROUNDS = 2
 _SET = re.compile(r"set as in the donor: \S*?(\w+) (.+) -> (.+)")
 
 
