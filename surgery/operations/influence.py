@@ -53,7 +53,9 @@ def silent(
     Returns:
         Addresses, in order; none where that cannot be said.
     """
-    entries = _entries(skeleton, side)
+    every = _entries(skeleton, side)
+    # Running statistics have no slopes; they say as much as the scale beside them.
+    entries = [entry for entry in every if entry.kind == "parameter"]
     weights = [entry.tensor.requires_grad_() for entry in entries]
     try:
         found = chosen(run(skeleton, example, watched, grad=True))
@@ -77,6 +79,13 @@ def silent(
     ]
     if not quiet or len(quiet) == len(entries):
         return ()
+    modules = {tree.split(entry.address)[0] for entry in quiet}
+    modules -= {tree.split(entry.address)[0] for entry in entries if entry not in quiet}
+    quiet = [
+        entry
+        for entry in every
+        if entry in quiet or (entry.kind == "buffer" and tree.split(entry.address)[0] in modules)
+    ]
     randomise(skeleton.model, side, generator, only={entry.address for entry in quiet})
     after = chosen(run(skeleton, example, watched))
     moved = max(float((a - b).abs().max()) for a, b in zip(before, after, strict=True))

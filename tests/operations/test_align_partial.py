@@ -61,6 +61,12 @@ def proof_of(outcome: surgery.Outcome) -> str:
     return next(note for note in outcome.plan.notes if note.startswith("proven: "))
 
 
+def unproven(outcome: surgery.Outcome) -> str:
+    """What stands where the graphs put it, and no comparison confirms."""
+    notes = (n for n in outcome.plan.notes if n.startswith("placed by the graphs alone"))
+    return next(notes, "")
+
+
 def check_told(found: surgery.Correspondence) -> None:
     """Every tensor of either side is in a pair, a table, or listed with a reason."""
     for form, done, left in (
@@ -97,6 +103,7 @@ def test_blocks_align_from_the_front_and_the_head_from_the_back(
     before = contents(two)
     outcome = moved(one, two, SMALL)
     assert "in the middle" in proof_of(outcome)
+    assert all(name in unproven(outcome) for name in ends[library])
     outcome.undo()
     assert contents(two) == before
 
@@ -130,6 +137,8 @@ def test_every_stage_deeper_leaves_the_first_in_common(donor: int, recipient: in
     assert "in the middle (bn1, layer1.0.bn2, layer1.1.bn2)" in proof_of(outcome)
     assert torch.equal(two.layer1[1].conv2.weight, one.layer1[1].conv2.weight)
     assert torch.equal(two.fc.weight, one.fc.weight)
+    assert "layer4" in unproven(outcome)
+    assert "layer1" not in unproven(outcome)
 
 
 @pytest.mark.parametrize("library", ["torchvision", "timm"])
@@ -179,6 +188,8 @@ def test_another_head_stays_and_is_listed_from_both_sides(name: str):
     listed = [note for note in outcome.plan.notes if note.startswith("not aligned")]
     assert len(listed) == 4
     assert "in the middle" in proof_of(outcome)
+    # timm's last normalisation goes on with an activation, and its result is no result in common.
+    assert ("features.18.1.weight" in unproven(outcome)) is (name == "mobilenet")
 
 
 @pytest.mark.parametrize("back", [False, True])
