@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from surgery import tree
@@ -17,7 +17,13 @@ from surgery.owners import Owner
 
 # Roles of layers that make no class output of their own: nobody asks for them by a number of
 # classes.
-FOLLOWING = frozenset({"coupled", "keypoints"})
+FOLLOWING = frozenset({"coupled", "keypoints", "choice", "span"})
+
+# What those of them do that score something else than classes, in words.
+SCORED: Mapping[str, str] = {
+    "choice": "scores each choice that it is given",
+    "span": "scores where an answer starts and where it ends",
+}
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ class HeadOutput:
 
     Attributes:
         path: where in the returned structure: ``output.logits``.
-        axis: the class axis.
+        axis: the class axis; -1 where a head's scores are none.
         size: the size of that axis; more than the head's ``num_classes`` where several heads
             are joined along it.
         modes: the modes in which the output exists: ``eval``, ``train``.
@@ -60,7 +60,8 @@ class Head(Shown):
         factor: how many numbers it makes for each class: 4 for the boxes of a detector, the
             number of anchors where it makes the classes of each.
         role: ``main``, ``aux`` (makes nothing in eval mode where another head does, or is named
-            so), or a family's word: ``coupled`` for a layer that follows other heads.
+            so), or a family's word: ``coupled`` for a layer that follows other heads, ``choice``
+            and ``span`` for scores of something else than classes.
         follows: for a coupled layer, the heads whose classes it has.
         background: the name of class 0 where it stands for "no object", else empty.
         outputs: the outputs it makes.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -12,6 +12,7 @@ from torch import nn
 
 from surgery import tree
 from surgery.claims import (
+    SCORED,
     Claimed,
     checked,
     claim_on,
@@ -69,7 +70,7 @@ class Site:
         mode: ``eval`` or ``train``.
         leaf: the output.
         mixing: the operation.
-        axis: the class axis of the output.
+        axis: the class axis of the output; -1 where the scores are none.
         track: where the class axis went on the way.
         packing: how the features that the operation makes hold the classes.
     """
@@ -177,6 +178,10 @@ def survey(
     if family is not None and family.headless:
         said.insert(0, f"family {family.name!r} says that nothing in it makes classes")
         remedy = "nothing to do: find a model that makes classes"
+    scored = [head for head in heads if head.role in SCORED]
+    if scored:
+        said = [f"{head.address} {SCORED[head.role]}" for head in scored] + said
+        remedy = remedy or "nothing to do: find a model that makes classes"
     joined = _branches(graphs, sites_by_head)
     listed = Heads(tuple(heads), "; ".join(said), joined, remedy)
     return Survey(resolved, graphs, listed, sites_by_head, facts, tuple(spots), family)
@@ -264,6 +269,9 @@ def _sites(mode: str, graph: Graph, leaf: Leaf, looking: _Looking) -> tuple[Site
     found = [_site(mode, graph, leaf, mixing, looking) for mixing in mixings]
     sites = _whole(leaf, [pair for pair in found if pair is not None])
     if not sites:
+        sites = list(_scored(mode, graph, leaf, mixings, looking))
+        if sites:
+            return sites, f"{leaf.path} {leaf.spec} holds scores of something else"
         names = ", ".join(_operand(graph, mixing) for mixing in mixings[:4])
         return [], f"{leaf.path} {leaf.spec} ends in {names}, whose features are no axis of it"
     made = [site.mixing for _, site in sites]
@@ -312,6 +320,18 @@ def _split(
     tracks = {packing: follow(graph, mixing.value, mixing.axis, packing) for packing in known}
     whole = [p for p, t in tracks.items() if source in t.axes and t.packing(source) == PLAIN]
     return whole[0] if len(whole) == 1 else None
+
+
+def _scored(
+    mode: str, graph: Graph, leaf: Leaf, mixings: Sequence[Mixing], looking: _Looking
+) -> Iterator[tuple[Owner, Site]]:
+    """What a family says scores something else than classes: its scores need not be an axis."""
+    for mixing in mixings:
+        owner = owner_of(looking.index, graph, mixing)
+        claimed = claim_on(looking.claims, owner)
+        if claimed is not None and claimed.claim.role in SCORED:
+            track = follow(graph, mixing.value, mixing.axis)
+            yield owner, Site(mode, leaf, mixing, -1, track)
 
 
 def _is_read_on(graph: Graph, pair: tuple[Owner, Site], looking: _Looking) -> bool:
@@ -411,7 +431,8 @@ def _head(places: Sites, looking: _Looking, in_eval: bool) -> Head:
     sites = [site for _, site in places]
     outputs: dict[tuple[str, int, int], list[str]] = {}
     for site in sites:
-        key = (site.leaf.path, site.axis, site.leaf.spec.shape[site.axis])
+        size = 1 if site.axis < 0 else site.leaf.spec.shape[site.axis]
+        key = (site.leaf.path, site.axis, size)
         modes = outputs.setdefault(key, [])
         if site.mode not in modes:
             modes.append(site.mode)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -14,17 +15,21 @@ from surgery_plugins.transformers_inputs import example
 if TYPE_CHECKING:
     from torch import nn
 
-    from surgery.families.family import Stages, Stem
+    from surgery.families.family import HeadRole, Stages, Stem
 
 # What the library calls the layers that make classes; some of its tasks have other things there.
 HEADS = (
     *("classifier", "score", "classification_head", "cls_classifier"),
     *("logits_proj", "sequence_summary", "lm_head"),
 )
+# The layers that score where an answer starts and where it ends.
+SPANS = ("qa_outputs", "qa_classifier", "start_logits", "end_logits", "classifier")
 FROM_TEACHER = ("distillation_classifier", "classifier_distill")
 # Where a configuration counts the classes by another name than ``num_labels``.
 COUNTS = (("head_config", "num_speakers"), ("streaming_config", "num_speakers"))
-OTHER_TASKS = ("MultipleChoice", "QuestionAnswering", "Detection", "Segmentation", "XVector")
+OTHER_TASKS = ("Detection", "Segmentation", "XVector")
+# Its words are scored by two layers together, of which the library names one.
+JOINED = ("MobileBert",)
 
 # Layers and parameters of these names are in front of all others, wherever they are registered.
 ENTRANCE = re.compile(r"embed|feature_extractor")
@@ -34,11 +39,18 @@ def heads(model: nn.Module) -> tuple[HeadClaim, ...]:
     """The first layer with a usual name, where classes are the task, and that of a teacher."""
     if any(task in type(model).__name__ for task in OTHER_TASKS):
         return ()
-    there = dict(model.named_children())
+    there = dict(model.named_modules())
+    if "start_positions" in inspect.signature(model.forward).parameters:
+        return tuple(HeadClaim(name, "span") for name in SPANS if name in there)
+    role: HeadRole = "choice" if "MultipleChoice" in type(model).__name__ else "main"
+    found = [name for name in HEADS if name in there]
+    if not found and not type(model).__name__.startswith(JOINED):
+        words = model.get_output_embeddings()
+        found = [name for name, module in there.items() if module is words]
     counts = [(part, n) for part, n in COUNTS if hasattr(getattr(model.config, part, None), n)]
     sync = tuple(f"config.{part}.{count}" for part, count in counts)
     return (
-        *(HeadClaim(name, sync=sync) for name in [n for n in HEADS if n in there][:1]),
+        *(HeadClaim(name, role, sync=sync) for name in found[:1]),
         *(HeadClaim(name, "distillation") for name in FROM_TEACHER if name in there),
     )
 

@@ -6,15 +6,18 @@ What is not plain here is left to inference: the graph route tries what ``forwar
 from __future__ import annotations
 
 import inspect
+from math import isqrt
 from typing import TYPE_CHECKING, Any
+
+from surgery_plugins.transformers_words import asked, text, words
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from surgery.graph.example import Example
 
-# Words in a text, samples of sound and frames of features: enough for any stride, and few.
-WORDS, SAMPLES, FRAMES = 16, 16000, 64
+# Samples of sound and frames of features: enough for any stride, and few.
+SAMPLES, FRAMES = 16000, 64
 
 
 def example(model: Any) -> Example | None:
@@ -35,28 +38,20 @@ def example(model: Any) -> Example | None:
     given = makes[name](model, model.config, weight)
     if given is None:
         return None
-    known = inspect.signature(model.forward).parameters
-    # What is kept for the next word is no output that anybody trains.
+    known = {*inspect.signature(model.forward).parameters}
+    given = asked(type(model).__name__, given, weight)
+    # What is kept for the next word is no output that anybody trains; what classifies hands the
+    # wish on to the model that reads.
     given["use_cache"] = False
+    if "kwargs" in known and any(map(caches, model.modules())):
+        known.add("use_cache")
     return Example((), {key: value for key, value in given.items() if key in known})
 
 
-def text(model: Any, config: Any, weight: Tensor) -> dict[str, Any] | None:
-    """Words that are no special ones, the last of them the end; no mask but the whole text."""
-    config = config.get_text_config()
-    if getattr(model, "input_modalities", "text") not in ("text", ("text",), ["text"]):
-        return None
-    keys = ("pad_token_id", "bos_token_id", "eos_token_id", "sep_token_id", "cls_token_id")
-    special = {key: getattr(config, key, None) for key in keys}
-    word = next(n for n in range(1, 32) if n not in special.values())
-    rows = 1 if special["pad_token_id"] is None else 2
-    words = weight.new_empty((rows, WORDS), dtype=_integers(), device=_real(weight)).fill_(word)
-    end = special["eos_token_id"]
-    if isinstance(end, int) and 0 <= end < (getattr(config, "vocab_size", None) or 0):
-        words[:, -1] = end
-    # Where a word stands on a page is asked for by some; what does not ask is not given it.
-    places = words.new_zeros(rows, WORDS, 4)
-    return {"input_ids": words, "attention_mask": words.clone().fill_(1), "bbox": places}
+def caches(part: Any) -> bool:
+    """Whether a part is a model of the library that may keep what it read."""
+    is_model = hasattr(part, "base_model_prefix")
+    return is_model and "use_cache" in inspect.signature(part.forward).parameters
 
 
 def images(model: Any, config: Any, weight: Tensor) -> dict[str, Any] | None:
@@ -66,9 +61,22 @@ def images(model: Any, config: Any, weight: Tensor) -> dict[str, Any] | None:
     height, width = size if isinstance(size, (list, tuple)) else (size, size)
     frames = getattr(config, "num_frames", None) or getattr(config, "frames_per_clip", None)
     channels = getattr(config, "num_channels", None) or getattr(config, "in_chans", None) or 3
+    if "spatial_shapes" in inspect.signature(model.forward).parameters:
+        return patches(config, weight, channels)
     counted = () if frames is None else (frames,)
     name = model.main_input_name
     return {name: weight.new_zeros(2, *counted, channels, height, width)}
+
+
+def patches(config: Any, weight: Tensor, channels: int) -> dict[str, Any]:
+    """Images cut into patches, as many as there are positions for, and how they lie."""
+    side = isqrt(config.num_patches)
+    mask = words(weight, 2, length=side * side)
+    return {
+        "pixel_values": weight.new_zeros(2, side * side, channels * config.patch_size**2),
+        "pixel_attention_mask": mask,
+        "spatial_shapes": mask.new_full((2, 2), side),
+    }
 
 
 def sound(model: Any, config: Any, weight: Tensor) -> dict[str, Any] | None:
@@ -90,14 +98,3 @@ def features(model: Any, config: Any, weight: Tensor) -> dict[str, Any] | None:
     if positions is None or bins is None:
         return None
     return {"input_features": weight.new_zeros(2, bins, 2 * positions)}
-
-
-def _integers() -> Any:
-    from torch import int64
-
-    return int64
-
-
-def _real(weight: Tensor) -> Any:
-    """Where numbers of words have values: not on meta, where a model without weights is."""
-    return "cpu" if weight.is_meta else weight.device

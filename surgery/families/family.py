@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from surgery.families.resizing import Resize
     from surgery.graph.example import Example
 
-HeadRole: TypeAlias = Literal["main", "aux", "distillation", "projection", "coupled", "keypoints"]
+HeadRole: TypeAlias = Literal[
+    "main", "aux", "distillation", "projection", "coupled", "keypoints", "choice", "span"
+]
 Stages: TypeAlias = "tuple[tuple[str, ...], ...]"
 Stem: TypeAlias = "tuple[str, ...]"
 ExampleSpec: TypeAlias = "Callable[[nn.Module], Example | None] | tuple[int | str, ...]"
@@ -39,8 +41,9 @@ class HeadClaim:
         address: the layer, or the block that ends in it, as ``named_modules`` spells it.
         role: ``main``, ``aux`` (only in training), ``distillation``, ``projection`` (an embedding
             compared with others), ``coupled``: a layer that makes no class output itself and
-            whose size follows the number of classes (a detector's box regressor), or
-            ``keypoints``: it makes one output for each keypoint, and no class.
+            whose size follows the number of classes (a detector's box regressor),
+            ``keypoints``: it makes one output for each keypoint, and no class, ``choice``: it
+            scores each of several inputs, or ``span``: it scores where an answer starts and ends.
         factor: how many outputs in a row it has for each class; 4 for a box regressor.
         sync: paths of attributes that must equal what it counts, from the model, in addition to
             the family's.

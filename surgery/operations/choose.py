@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from numbers import Integral
 from typing import Any, TypeAlias
 
-from surgery.claims import FOLLOWING
+from surgery.claims import FOLLOWING, SCORED
 from surgery.errors import (
     AmbiguousHeadError,
     ArgumentError,
@@ -361,7 +361,7 @@ def _check_own(heads: Sequence[Head], address: str) -> None:
     """Refuse a layer that makes no class output of its own.
 
     Raises:
-        ArgumentError: it follows other heads, or makes keypoints.
+        ArgumentError: it follows other heads, or makes keypoints, choices or spans.
     """
     for head in heads:
         if head.role == "keypoints":
@@ -371,6 +371,14 @@ def _check_own(heads: Sequence[Head], address: str) -> None:
                 expected="a layer that makes classes",
                 found=f"{head.num_classes} keypoints",
                 fix=f"surgery.replace_keypoints(model, {head.num_classes})",
+            )
+        if head.role in SCORED:
+            raise ArgumentError(
+                f"this layer {SCORED[head.role]}, and makes no classes",
+                where=f"heads={address!r}",
+                expected="a layer that makes classes",
+                found=f"a head with the role {head.role!r}",
+                fix=f"surgery.replace(model, {{{address!r}: module}}) changes any layer",
             )
         if head.role == "coupled":
             raise ArgumentError(

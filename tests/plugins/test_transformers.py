@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from surgery_plugins import transformers_catalog as catalog
 from torch import nn
 
 import surgery
-from surgery.errors import ArgumentError
+from surgery.errors import ArgumentError, NoHeadError
 from surgery.families.applied import example_for, heads_for, stages_for, stem_for
 from surgery.families.registry import Registry
 from surgery.heads import find_heads
@@ -174,18 +175,55 @@ def test_classes_counted_as_speakers_follow():
     )
 
 
-def test_other_tasks_claim_no_classes():
+def other(name: str) -> nn.Module:
+    kind = getattr(transformers, name)
     with torch.device("meta"):
-        model = transformers.BertForMultipleChoice(transformers.BertConfig(**TEXT))
-    assert REGISTRY.claim(model) is FAMILY
-    assert heads_for(FAMILY, model) == ()
+        return kind(kind.config_class(**SIZES, intermediate_size=64))
 
 
-def test_a_tied_head_of_a_language_model_is_recognised():
-    config = transformers.GPT2Config(n_embd=32, n_layer=2, n_head=4)
-    model = transformers.GPT2LMHeadModel(config)
+@pytest.mark.parametrize(
+    ("name", "role", "address", "scores"),
+    [
+        ("BertForQuestionAnswering", "span", "qa_outputs", ["start_logits", "end_logits"]),
+        ("ModernBertForQuestionAnswering", "span", "classifier", ["start_logits", "end_logits"]),
+        ("BertForMultipleChoice", "choice", "classifier", ["logits"]),
+    ],
+)
+def test_what_scores_something_else_is_named_and_refused(
+    name: str, role: str, address: str, scores: list[str]
+):
+    model = other(name)
     (head,) = find_heads(model, registry=REGISTRY)
-    assert (head.address, head.tied_to) == ("lm_head", ("transformer.wte.weight",))
+    assert (head.address, head.role, head.corroborated) == (address, role, True)
+    assert [(each.path, each.axis) for each in head.outputs] == [
+        (f"output.{score}", -1) for score in scores
+    ]
+    for verb in (partial(surgery.replace_head, model, 7), partial(surgery.remove_head, model)):
+        with pytest.raises(NoHeadError, match=f"(?s)^no layer.*{address} scores"):
+            verb(registry=REGISTRY)
+        with pytest.raises(ArgumentError, match="makes no classes"):
+            verb(registry=REGISTRY, heads=address)
+    frozen = surgery.freeze(model, except_="heads", registry=REGISTRY)
+    trainable = {name for name, p in frozen.model.named_parameters() if p.requires_grad}
+    assert trainable == {f"{address}.weight", f"{address}.bias"}
+
+
+def test_what_detects_is_left_to_the_graph():
+    assert heads_for(FAMILY, other("YolosForObjectDetection")) == ()
+
+
+@pytest.mark.parametrize(
+    ("name", "address", "embedding"),
+    [
+        ("BertForMaskedLM", "cls.predictions.decoder", "bert.embeddings.word_embeddings.weight"),
+        ("AlbertForMaskedLM", "predictions.decoder", "albert.embeddings.word_embeddings.weight"),
+        ("GPT2LMHeadModel", "lm_head", "transformer.wte.weight"),
+    ],
+)
+def test_a_tied_head_of_a_language_model_is_recognised(name: str, address: str, embedding: str):
+    (head,) = find_heads(other(name), registry=REGISTRY)
+    assert (head.address, head.tied_to) == (address, (embedding,))
+    assert head.corroborated
 
 
 def test_stages_are_the_layers():

@@ -1,0 +1,49 @@
+"""Words for the models of transformers that read, and what their tasks make of them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+# Words in a text, and answers to choose from where that is the task.
+WORDS, CHOICES = 16, 3
+
+
+def text(model: Any, config: Any, weight: Tensor) -> dict[str, Any] | None:
+    """Words that are no special ones, the last of them the end; no mask but the whole text."""
+    config = config.get_text_config()
+    if getattr(model, "input_modalities", "text") not in ("text", ("text",), ["text"]):
+        return None
+    keys = ("pad_token_id", "bos_token_id", "eos_token_id", "sep_token_id", "cls_token_id")
+    special = {key: getattr(config, key, None) for key in keys}
+    word = next(n for n in range(1, 32) if n not in special.values())
+    rows = 1 if special["pad_token_id"] is None else 2
+    ids = words(weight, rows, word)
+    end = special["eos_token_id"]
+    if isinstance(end, int) and 0 <= end < (getattr(config, "vocab_size", None) or 0):
+        ids[:, -1] = end
+    # Where a word stands on a page is asked for by some; what does not ask is not given it.
+    places = ids.new_zeros(rows, WORDS, 4)
+    return {"input_ids": ids, "attention_mask": ids.clone().fill_(1), "bbox": places}
+
+
+def words(weight: Tensor, rows: int, word: int = 1, length: int = WORDS) -> Tensor:
+    """The same word over and over, with values also where a model on meta has none."""
+    import torch
+
+    place = "cpu" if weight.is_meta else weight.device
+    return torch.full((rows, length), word, dtype=torch.int64, device=place)
+
+
+def asked(task: str, given: dict[str, Any], weight: Tensor) -> dict[str, Any]:
+    """What a model of a class is given: some write as well as read, some choose an answer."""
+    if task.endswith("ForConditionalGeneration"):
+        return {**given, "decoder_input_ids": words(weight, 2)}
+    if not task.endswith("MultipleChoice"):
+        return given
+    return {
+        key: each.repeat_interleave(CHOICES, 0).unflatten(0, (-1, CHOICES))
+        for key, each in given.items()
+    }
