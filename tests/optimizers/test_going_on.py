@@ -250,6 +250,54 @@ def test_a_gradient_scaler_goes_on():
         assert not torch.equal(model[4].weight, before)
 
 
+def test_a_gradient_scaler_skips_what_overflows_in_a_new_head_as_before():
+    model = network()
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    scaler = torch.amp.GradScaler("cpu", init_scale=4.0, growth_interval=2)
+
+    def step(factor: float) -> None:
+        (images, labels), *_ = batches(1)
+        optimizer.zero_grad()
+        loss = nn.functional.cross_entropy(model(images), labels) * factor
+        scaler.scale(loss).backward()
+        scaler.step(optimizer)
+        scaler.update()
+
+    step(1.0)
+    surgery.follow(optimizer, more_classes(model))
+    step(1.0)
+    assert scaler.get_scale() == 8.0
+    before = held(optimizer), [each.detach().clone() for each in model.parameters()]
+    step(float("inf"))
+    assert scaler.get_scale() == 4.0
+    assert same(held(optimizer), before[0])
+    assert all(map(torch.equal, before[1], model.parameters()))
+    step(1.0)
+    assert not torch.equal(before[1][-1], model[4].bias)
+
+
+def test_a_step_count_that_a_device_captures_stays_a_tensor_there():
+    """Such an Adam only steps on an accelerator; its state has the same form everywhere."""
+    model = network()
+    plain = torch.optim.Adam(model.parameters())
+    train(model, plain, batches(3))
+    optimizer = torch.optim.Adam(model.parameters(), capturable=True)
+    optimizer.load_state_dict(plain.state_dict())
+    for group in optimizer.param_groups:
+        group["capturable"] = True
+    counts = {id(each): optimizer.state[each]["step"] for each in model[:4].parameters()}
+    moments = optimizer.state[model[4].weight]["exp_avg"].clone()
+    followed = surgery.follow(optimizer, more_classes(model))
+    assert {moved.step for moved in followed.moved} == {3}
+    for each in model.parameters():
+        count = optimizer.state[each]["step"]
+        assert isinstance(count, torch.Tensor)
+        assert (count.dtype, count.shape, count.device) == (torch.float32, (), each.device)
+        assert counts.get(id(each), count) is count
+    assert torch.equal(optimizer.state[model[4].weight]["exp_avg"][:5], moments)
+    assert optimizer.param_groups[0]["capturable"]
+
+
 @pytest.mark.parametrize("operation", ["keep", "adapt", "hidden", "load", "freeze", "wrap"])
 @pytest.mark.parametrize("use_buffers", [False, True])
 def test_an_average_goes_on(operation: str, use_buffers: bool):
@@ -317,8 +365,12 @@ def test_the_averages_of_a_library_go_on():
         averaged = getattr(utils, kind)(model, decay=0.5)
         train(model, optimizer, batches(1))
         averaged.update(model)
-        surgery.follow(optimizer, more_classes(model), averages=averaged)
-        train(model, optimizer, batches(1))
-        averaged.update(model)
         inner = averaged.ema if kind == "ModelEma" else averaged.module
-        assert inner[4].weight.shape == (7, 16)
+        old = inner[4].weight.detach().clone()
+        surgery.follow(optimizer, more_classes(model), averages=averaged)
+        assert torch.equal(inner[4].weight[:5], old)
+        assert torch.equal(inner[4].weight[5:], model[4].weight[5:])
+        train(model, optimizer, batches(1))
+        expected = (inner[4].weight + model[4].weight) / 2
+        averaged.update(model)
+        torch.testing.assert_close(inner[4].weight, expected)
