@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TypeAlias
 
 from torch import nn
 
 from surgery import tree
-from surgery.errors import AddressError, WrappedModelError
+from surgery.errors import WrappedModelError
 from surgery.families.registry import Registry, in_force
 from surgery.families.wrapping import Wrapping
 from surgery.operations.plan import Plan, Step
+
+_Wrapped: TypeAlias = "Mapping[str, tuple[nn.Module, Sequence[Wrapping]]]"
 
 _CHANGING = frozenset({"module", "parameter", "buffer", "values", "left"})
 
@@ -32,36 +35,49 @@ def within_wrappings(model: nn.Module, plan: Plan, registry: Registry | None) ->
     """
     known = in_force(registry)
     changing = [step for step in plan.steps if step.kind in _CHANGING]
-    if not known.wrappings or not changing:
+    wrapped = _wrapped(model, known) if changing else {}
+    if not wrapped:
         return plan
     addresses = [address for step in changing for address in step.addresses]
     for step in changing:
-        check_wrapped(model, step.addresses, known, filled=step.kind == "values")
+        _check(step.addresses, wrapped, filled=step.kind == "values")
     copies: dict[str, None] = {}
     for address in addresses:
-        for place, module, wrapping, _ in _around(model, address, known):
+        for place, module, wrapping, _ in _around(address, wrapped):
             every = [tree.join(place, name) for name in wrapping.standing(module)]
             copies.update(dict.fromkeys(_left(every, addresses)))
     return dataclasses.replace(plan, notes=(*plan.notes, *_notes(list(copies), changing)))
 
 
-def check_wrapped(
-    model: nn.Module, addresses: Iterable[str], registry: Registry | None, *, filled: bool = False
-) -> None:
+def check_wrapped(model: nn.Module, addresses: Iterable[str], registry: Registry | None) -> None:
     """Refuse to change what a wrapping would change back, or could not go on with.
 
     Args:
         model: any module.
         addresses: of what is to be changed.
         registry: the plugins to ask; those installed, if left out.
-        filled: whether they get other values only.
 
     Raises:
         WrappedModelError: with the remedy as code.
     """
-    known = in_force(registry)
-    for address in addresses if known.wrappings else ():
-        for place, module, wrapping, inside in _around(model, address, known):
+    _check(addresses, _wrapped(model, in_force(registry)), filled=False)
+
+
+def _wrapped(model: nn.Module, registry: Registry) -> _Wrapped:
+    """Every module of a model that is wrapped, and in what."""
+    if not registry.wrappings:
+        return {}
+    found = {}
+    for place, module in tree.walk(model):
+        around = [wrapping for wrapping in registry.wrappings if wrapping.is_on(module)]
+        if around:
+            found[place] = (module, around)
+    return found
+
+
+def _check(addresses: Iterable[str], wrapped: _Wrapped, *, filled: bool) -> None:
+    for address in addresses:
+        for place, module, wrapping, inside in _around(address, wrapped):
             why = "" if wrapping.refuses is None else wrapping.refuses(module, inside, filled)
             if why:
                 raise WrappedModelError(
@@ -73,19 +89,14 @@ def check_wrapped(
                 )
 
 
-def _around(
-    model: nn.Module, address: str, registry: Registry
-) -> Iterator[tuple[str, nn.Module, Wrapping, str]]:
+def _around(address: str, wrapped: _Wrapped) -> Iterator[tuple[str, nn.Module, Wrapping, str]]:
     """Every wrapping around an address: its module, and the address from there."""
     names = address.split(".")
-    for length in range(len(names)):
+    for length in range(len(names) if wrapped else 0):
         place = ".".join(names[:length])
-        try:
-            module = tree.get_module(model, place)
-        except AddressError:  # what is not there yet has nothing around it
-            return
-        for wrapping in registry.wrappings:
-            if wrapping.is_on(module):
+        module, around = wrapped.get(place, (None, ()))
+        if module is not None:
+            for wrapping in around:
                 yield place, module, wrapping, ".".join(names[length:])
 
 
