@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 import torchvision
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from surgery_plugins.resnet import FAMILY as RESNET
 from surgery_plugins.vision_transformer import FAMILY as VISION_TRANSFORMER
@@ -37,6 +37,7 @@ def placed(groups: list[dict[str, Any]]) -> dict[int, dict[str, Any]]:
     return found
 
 
+@settings(max_examples=25)
 @given(model=module_trees(), frozen=st.booleans(), vectors=st.booleans())
 def test_each_parameter_is_in_one_group_once(model: nn.Module, frozen: bool, vectors: bool):
     groups = surgery.parameter_groups(

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 import torchvision
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from surgery_plugins.resnet import FAMILY
 from torch import nn
@@ -60,6 +60,7 @@ def test_a_model_is_where_the_plan_says():
         assert model.layer4[0].bn1.training is ("layer4" in trains)
 
 
+@settings(max_examples=25)
 @given(epochs=st.lists(st.integers(0, 5), min_size=1, max_size=4), every=st.integers(0, 2))
 def test_where_a_model_is_depends_on_the_epoch_alone(epochs: list[int], every: int):
     model, other = network(), network()
