@@ -68,6 +68,11 @@ _NEXT: tuple[_Rule, ...] = (
         r"steps: .*",
         lambda found: "leave it out; surgery load puts weights into a file",
     ),
+    (
+        "--attach-to",
+        r".*attach=(['\"])(output.*)\1\)?",
+        lambda found: f"--attach-to {shlex.quote(found[2])}",
+    ),
     ("--classes", r"classes=\[.*", lambda found: "--classes A,B,..."),
     ("--on-mismatch", r"on_mismatch=\{.*", lambda found: "--on-mismatch skip"),
     (

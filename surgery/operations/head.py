@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -114,63 +116,79 @@ def replace_head(
     check_trainable(trainable)
     check_attach(attach, pool, keep=keep, old_classes=old_classes)
     options = Options(*check_depth(hidden, dropout), init, generator, trainable)
+    asked = _Asked(number, names, keep, old_classes, heads, options, attach, pool)
     tree.check_model(model)
     tree.check_changeable(model)
-
-    def planned() -> Plan:
-        known = survey(model, example, registry=registry)
-        if attach:
-            return attached(known)
-        check_known_layers(known)
-        chosen = [(h, n) for h, n in choose(known.heads, heads, number, "replace_head") if n]
-        for head, _ in chosen:
-            check_wrapped(model, (a for found in head.weights for a in found), registry)
-        remarks = check_background(chosen, names)
-        inner = tree.unwrap(model)
-        making = options.known_to(inner, (head for head, _ in chosen), registry)
-        rows = kept_rows(inner, known, chosen, keep, names, old_classes, making)
-        unused = unused_names(keep, old_classes)
-        told = () if known.family is None else known.family.notes
-        title = f"replace_head({sizes_shown(chosen)})"
-        plan = plan_resizing(title, inner, known, chosen, names, making, rows)
-        call = called(
-            "replace_head",
-            heads={head.address: n for head, n in chosen if head.role not in FOLLOWING},
-            classes=names,
-            keep=keep,
-            old_classes=old_classes,
-            init=init,
-            hidden=options.hidden,
-            dropout=options.dropout,
-            trainable=trainable,
-        )
-        notes = (*remarks, *told, *unused, *plan.notes)
-        return dataclasses.replace(plan, classes=names or (), notes=notes, call=call)
-
-    def attached(known: Survey) -> Plan:
-        plan = plan_attaching(
-            tree.unwrap(model),
-            known,
-            number,
-            names,
-            options,
-            attach=attach,
-            pool=pool,
-            heads=heads,
-            registry=registry,
-        )
-        call = called(
-            "replace_head",
-            num_classes=number,
-            classes=names,
-            init=init,
-            hidden=options.hidden,
-            dropout=options.dropout,
-            heads=heads,
-            trainable=trainable,
-            attach=attach,
-            pool=pool,
-        )
-        return dataclasses.replace(plan, call=call)
-
+    planned = partial(_planned, model, asked, example, registry)
     return operate(model, planned, dry_run=dry_run, generator=generator, registry=registry)
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What a caller asked for."""
+
+    number: int | None
+    names: tuple[str, ...] | None
+    keep: Keep
+    old_classes: OldNames
+    heads: Wanted
+    options: Options
+    attach: Attach
+    pool: str | None
+
+    def call(self, **arguments: Any) -> Mapping[str, Any]:
+        """The call, with the arguments that are its own and those of every head."""
+        return called(
+            "replace_head",
+            **arguments,
+            classes=self.names,
+            init=self.options.init,
+            hidden=self.options.hidden,
+            dropout=self.options.dropout,
+            trainable=self.options.trainable,
+        )
+
+
+def _planned(model: nn.Module, asked: _Asked, example: Any, registry: Registry | None) -> Plan:
+    known = survey(model, example, registry=registry)
+    inner, names = tree.unwrap(model), asked.names
+    if asked.attach:
+        return _attached(inner, asked, known, registry)
+    check_known_layers(known)
+    chosen = [
+        (h, n) for h, n in choose(known.heads, asked.heads, asked.number, "replace_head") if n
+    ]
+    for head, _ in chosen:
+        check_wrapped(model, (a for found in head.weights for a in found), registry)
+    remarks = check_background(chosen, names)
+    making = asked.options.known_to(inner, (head for head, _ in chosen), registry)
+    rows = kept_rows(inner, known, chosen, asked.keep, names, asked.old_classes, making)
+    unused = unused_names(asked.keep, asked.old_classes)
+    told = () if known.family is None else known.family.notes
+    title = f"replace_head({sizes_shown(chosen)})"
+    plan = plan_resizing(title, inner, known, chosen, names, making, rows)
+    call = asked.call(
+        heads={head.address: n for head, n in chosen if head.role not in FOLLOWING},
+        keep=asked.keep,
+        old_classes=asked.old_classes,
+    )
+    notes = (*remarks, *told, *unused, *plan.notes)
+    return dataclasses.replace(plan, classes=names or (), notes=notes, call=call)
+
+
+def _attached(model: nn.Module, asked: _Asked, known: Survey, registry: Registry | None) -> Plan:
+    plan = plan_attaching(
+        model,
+        known,
+        asked.number,
+        asked.names,
+        asked.options,
+        attach=asked.attach,
+        pool=asked.pool,
+        heads=asked.heads,
+        registry=registry,
+    )
+    call = asked.call(
+        num_classes=asked.number, heads=asked.heads, attach=asked.attach, pool=asked.pool
+    )
+    return dataclasses.replace(plan, call=call)
