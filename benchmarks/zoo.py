@@ -1,4 +1,4 @@
-"""Every model of timm, and every classifier of transformers: 7 classes, one run, and back.
+"""Every model of timm, every classifier of transformers, and more: 7 classes, a run, and back.
 
 Each model is a line of `results/zoo.jsonl` as soon as it is done, so that a run may end anywhere
 and the next goes on from there. What failed is tried again with `--retry`; a line measured with
@@ -27,36 +27,30 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
 
-import timm
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from surgery_plugins import timm as timm_plugin
-from surgery_plugins import transformers as transformers_plugin
-from surgery_plugins.transformers_catalog import listed
 from torch import nn
 
 import surgery
 from benchmarks.families import FailedError, check_outputs, require
 from benchmarks.heads import CLASSES as DISTINCT
-from benchmarks.heads import last_linear, truth, usual_names
+from benchmarks.heads import last_linear, usual_names
 from benchmarks.timing import RESULTS, THREADS, machine, markdown, publish
-from benchmarks.zoo_configs import attempts, silence
+from benchmarks.zoo_configs import silence
+from benchmarks.zoo_libraries import LIBRARIES, Library, count, makes_classes
 from surgery import tree
-from surgery.errors import NoHeadError, SurgeryError
+from surgery.errors import NoHeadError
 from surgery.facts import find_facts
 from surgery.families.registry import Registry
 from surgery.graph.example import Example
 from surgery.graph.structure import replace_tensors, tensors
 from surgery.operations.plan import Outcome
-from surgery.recording import resolve_example
 
 CLASSES = 7
 BILLION = 1e9
 SECONDS = 240
-LIBRARIES = ("timm", "transformers")
 KEPT = RESULTS / "zoo.jsonl"
-REGISTRY = Registry.of(timm_plugin.FAMILY, transformers_plugin.FAMILY)
 WAYS = {
     "graph": "surgery.find_heads, no plugin",
     "plugin": "surgery.find_heads, plugin",
@@ -71,10 +65,12 @@ verified), run in eval mode on what the plugin says is its input, for transforme
 library's own loss on {CLASSES} labels, and undone. Then every parameter and buffer must be the \
 same object with the same bytes and every fact (`num_classes`, `id2label`) what it was. timm's \
 models are whole; those of transformers have few and narrow layers where their class can be built \
-so. A model that timm builds without classes must be recognised: `find_heads` finds none, and \
-`replace_head` refuses. On `meta` (above the `--largest` of the run, which is a billion parameters \
-where nothing is said, or where a class could be built no smaller) nothing is computed: there are \
-no bytes to compare and no loss, and the checks of the operation prove the shapes."""
+so. A model that timm builds without classes must be recognised: `find_heads` finds none, \
+`replace_head` refuses, and with `attach=True` gives it a head, which is run and taken back. The \
+other libraries have no plugin here: the graph alone finds their heads, which nothing needs to \
+corroborate. On `meta` (above the `--largest` of the run, which is a billion parameters where \
+nothing is said, or where a class could be built no smaller) nothing is computed: there are no \
+bytes to compare and no loss, and the checks of the operation prove the shapes."""
 
 
 @dataclass(frozen=True)
@@ -94,39 +90,8 @@ class Row:
 
 
 def versions(library: str) -> str:
-    return ", ".join(f"{name} {metadata.version(name)}" for name in ("torch", library))
-
-
-def count(model: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in model.parameters())
-
-
-def of_timm(name: str, largest: float) -> nn.Module:
-    """For real where it is small enough and, if timm builds it so, without classes."""
-    with torch.device("meta"):
-        try:
-            plain = timm.create_model(name)
-        except NotImplementedError:  # a constructor that computes on its weights
-            plain = None
-    headless = plain is not None and getattr(plain, "num_classes", 1) == 0
-    small = plain is None or count(plain) <= largest
-    options = {} if headless else {"num_classes": DISTINCT}
-    with torch.device("cpu" if small else "meta"):
-        return timm.create_model(name, **options)
-
-
-def of_transformers(name: str) -> tuple[nn.Module, Example]:
-    """The smallest that can be built and recorded."""
-    error: Exception | None = None
-    for model in attempts(name, DISTINCT):
-        try:
-            example = resolve_example(model, registry=REGISTRY)
-            surgery.record(model, example)
-        except SurgeryError as raised:
-            error = error or raised
-            continue
-        return model, example
-    raise error or FailedError("nothing was built")
+    packages = {"torch": "torch", library: LIBRARIES[library].package}
+    return ", ".join(f"{name} {metadata.version(own)}" for name, own in packages.items())
 
 
 def snapshot(model: nn.Module) -> dict[str, object]:
@@ -193,42 +158,51 @@ def resets(name: str, model: nn.Module, example: Example) -> bool:
 
 def examine(name: str, library: str, largest: float, row: Row) -> Row:
     """One model, from its construction to the comparison."""
-    if library == "timm":
-        model = of_timm(name, largest)
-        example = resolve_example(model, registry=REGISTRY)
-    else:
-        model, example = of_transformers(name)
+    known = LIBRARIES[library]
+    model, example = known.build(name, largest)
     model.eval()
     meta = next(model.parameters()).is_meta
     row = dataclasses.replace(row, parameters=count(model), place="meta" if meta else "real")
-    wanted = truth(model)
-    heads = surgery.find_heads(model, example, registry=REGISTRY)
+    wanted = makes_classes(name, model)
+    heads = surgery.find_heads(model, example, registry=known.registry)
     found = {head.address for head in heads}
     row = dataclasses.replace(row, heads=tuple(sorted(found)))
     alone = surgery.find_heads(model, example, registry=Registry.of())
-    right = {"plugin": found == wanted}
-    right["graph"] = {head.address for head in alone if head.corroborated} == wanted
+    right = {"plugin": found == wanted} if known.registry.families else {}
+    certain = {head.address for head in alone if head.corroborated or not right}
+    right["graph"] = certain == wanted
     right |= {"linear": last_linear(model) == wanted, "names": usual_names(model) == wanted}
     if library == "timm":
         right["reset"] = resets(name, model, example)
     row = dataclasses.replace(row, right=right)
     if not heads:
-        return dataclasses.replace(row, status="refused", reason=refusal(model, example, wanted))
+        require(not wanted, f"no head was found, and {sorted(wanted)} make the classes")
+        row = dataclasses.replace(row, status="refused", reason=refusal(model, example, known))
+        there_and_back(model, example, known, attach=True)
+        return dataclasses.replace(row, status="attached")
     require(found == wanted, f"heads {sorted(found)}, where {sorted(wanted)} make the classes")
-    before = snapshot(model)
-    outcome = surgery.replace_head(model, CLASSES, example=example, registry=REGISTRY)
-    run(model, outcome, example)
-    outcome.undo()
-    after = snapshot(model)
-    changed = [key for key in before.keys() | after.keys() if before.get(key) != after.get(key)]
-    require(not changed, f"not what they were: {sorted(changed)[:3]}")
+    there_and_back(model, example, known)
     return dataclasses.replace(row, status="done")
 
 
-def refusal(model: nn.Module, example: Example, wanted: set[str]) -> str:
-    require(not wanted, f"no head was found, and {sorted(wanted)} make the classes")
+def there_and_back(
+    model: nn.Module, example: Example, known: Library, *, attach: bool = False
+) -> None:
+    """Seven classes, a forward pass, and what was there before."""
+    before = snapshot(model)
+    outcome = surgery.replace_head(
+        model, CLASSES, example=example, registry=known.registry, attach=attach
+    )
+    run(outcome.model, outcome, example)
+    require(outcome.undo() is model, "undo gave another model")
+    after = snapshot(model)
+    changed = [key for key in before.keys() | after.keys() if before.get(key) != after.get(key)]
+    require(not changed, f"not what they were: {sorted(changed)[:3]}")
+
+
+def refusal(model: nn.Module, example: Example, known: Library) -> str:
     try:
-        surgery.replace_head(model, CLASSES, example=example, registry=REGISTRY)
+        surgery.replace_head(model, CLASSES, example=example, registry=known.registry)
     except NoHeadError as error:
         return str(error).splitlines()[0]
     raise FailedError("heads were replaced where there are none")
@@ -250,6 +224,8 @@ def attempt(name: str, library: str, largest: float) -> Row:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             row = examine(name, library, largest, row)
+    except ImportError as error:
+        row = dataclasses.replace(row, status="missing", reason=str(error).strip().split("\n")[0])
     except Exception as error:  # of any model, and kept for the table
         words = f"{type(error).__name__}: {error}".splitlines()
         row = dataclasses.replace(row, reason=" ".join(map(str.strip, words))[:400])
@@ -261,11 +237,7 @@ def attempt(name: str, library: str, largest: float) -> Row:
 
 def subjects() -> dict[str, str]:
     """The library of every model, by name."""
-    classes = sorted(set(listed().values()))
-    return {
-        **dict.fromkeys(sorted(timm.list_models()), "timm"),
-        **dict.fromkeys(classes, "transformers"),
-    }
+    return {name: key for key, library in LIBRARIES.items() for name in library.names()}
 
 
 def kept() -> dict[str, Row]:
@@ -304,14 +276,19 @@ def covered(rows: Sequence[Row], every: dict[str, str]) -> str:
         status = Counter(row.status for row in own)
         total = sum(each == library for each in every.values())
         places = Counter(row.place for row in own if row.status == "done")
-        counts = [status["done"], places["meta"], status["refused"], status["failed"]]
+        counts = [
+            *(status["done"], places["meta"], status["attached"], status["refused"]),
+            *(status["missing"], status["failed"]),
+        ]
         cells.append([library, f"{len(own)} of {total}", *map(str, counts)])
     headers = [
         "library",
         "examined",
         "there and back",
         "of them on meta",
+        "no classifier, one attached",
         "no classifier",
+        "other package missing",
         "failed",
     ]
     return markdown(headers, cells)
@@ -326,7 +303,7 @@ def compared(rows: Sequence[Row]) -> str:
             asked = [
                 row.right[way]
                 for row in rows
-                if row.library == library and way in row.right and row.status != "refused"
+                if row.library == library and way in row.right and row.heads
             ]
             counts.append(f"{sum(asked)} of {len(asked)}" if asked else "")
         cells.append(counts)
@@ -334,7 +311,7 @@ def compared(rows: Sequence[Row]) -> str:
 
 
 def failures(rows: Sequence[Row]) -> str:
-    failed = [row for row in rows if row.status == "failed"]
+    failed = [row for row in rows if row.status in ("failed", "refused", "missing")]
     if not failed:
         return "Nothing failed."
     cells = [[row.name, row.library, row.reason.replace("|", "\\|")[:240]] for row in failed]
@@ -351,7 +328,8 @@ def report(rows: Sequence[Row]) -> None:
         if missing
         else "This covers every model. Each is a line of `zoo.jsonl`."
     )
-    spent = f"{sum(row.seconds for row in rows) / 60:.0f} minutes in all. {machine(*LIBRARIES)}"
+    minutes = sum(row.seconds for row in rows) / 60
+    spent = f"{minutes:.0f} minutes in all. {machine('timm', 'transformers')}"
     baselines = (
         "How often each way names exactly the layers that make the classes, of the models that "
         "could be built and recorded. All are given the same example, the plugin's; without the "
@@ -369,7 +347,7 @@ def main(arguments: Sequence[str] = ()) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.zoo")
     parser.add_argument("names", nargs="*", help="these models only")
     parser.add_argument("--every", type=int, default=1, help="every Nth model")
-    parser.add_argument("--library", choices=LIBRARIES, help="of one library")
+    parser.add_argument("--library", choices=[*LIBRARIES], help="of one library")
     parser.add_argument("--largest", type=float, default=BILLION, help="parameters; else meta")
     parser.add_argument("--retry", action="store_true", help="what failed as well")
     asked = parser.parse_args(arguments)
