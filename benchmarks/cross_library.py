@@ -115,7 +115,8 @@ def randomised(model: nn.Module, example: torch.Tensor) -> nn.Module:
             model(torch.randn(example.shape, generator=generator))
     for hook in hooks:
         hook.remove()
-    return model
+    # What it keeps of its weights in eval mode, it forgets in train mode.
+    return model.train().eval()
 
 
 def by_order(donor: nn.Module, recipient: nn.Module) -> dict[str, str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import nn
@@ -127,10 +127,21 @@ def twins_of(
 
 def _recorded(models: tuple[nn.Module, nn.Module], examples: tuple[Example, Example]) -> Twins:
     one, other = (
-        record_graph(model, example, train=False)
+        record_graph(model, _anew(example), train=False)
         for model, example in zip(models, examples, strict=True)
     )
     return Twins(models, examples, (one, other))
+
+
+def _anew(example: Example) -> Example:
+    """The example for a model that starts anew: what it keeps in eval mode it forgets in train."""
+
+    def prepare(model: nn.Module) -> None:
+        if example.prepare is not None:
+            example.prepare(model)
+        model.train()
+
+    return replace(example, prepare=prepare)
 
 
 def correspondences(twins: Twins) -> Iterator[tuple[Correspondence, Alignment]]:

@@ -198,6 +198,8 @@ class _Trial:
         random = gain > 0
         donor, recipient = (build_skeleton(model, "real") for model in self.twins.models)
         convert(donor.model, self.dtype, self.device, copy=random)
+        # What eval mode keeps of weights between two passes, train mode forgets.
+        donor.model.train()
         if random:
             randomise(donor.model, self.alignment.one, self.generator, gain)
         inputs = self.inputs()

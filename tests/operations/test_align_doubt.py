@@ -187,6 +187,34 @@ def test_another_constant_table_is_refused():
     assert contents(recipient) == before
 
 
+class Caches(nn.Module):
+    """It keeps what it made of its weights, until it is trained again."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = nn.Linear(4, 4), nn.Linear(4, 4)
+        self.kept: dict[str, Tensor] = {}
+
+    def train(self, mode: bool = True) -> Caches:
+        if mode:
+            self.kept = {}
+        return super().train(mode)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if "weight" not in self.kept:
+            self.kept["weight"] = self.two.weight.detach().relu()
+        return functional.linear(torch.tanh(self.one(x)), self.kept["weight"])
+
+
+def test_a_donor_that_has_run_before_is_a_donor_like_any_other():
+    donor, recipient = Caches().eval(), Caches().eval()
+    wanted = donor(ROW)
+    assert donor.kept
+    brought(donor, recipient, ROW)
+    assert donor.kept
+    assert torch.allclose(recipient(ROW), wanted, atol=1e-6)
+
+
 class Shared(nn.Module):
     """Two places for one weight, or for two."""
 
