@@ -45,6 +45,8 @@ PUBLISHED: dict[str, dict[str, Any]] = {
     "esm": {"vocab_size": 33, "pad_token_id": 1, "mask_token_id": 32},
     "perceiver": {"num_cross_attention_heads": 1},
     "reformer": {"axial_pos_embds": False},
+    "vjepa2": {"frames_per_clip": 4, "crop_size": 64},
+    "xmod": {"default_language": "en_XX"},
 }
 COUNTED: dict[str, Callable[[int], dict[str, Any]]] = {
     "nemotron3_diarization": lambda number: {
