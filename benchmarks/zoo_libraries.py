@@ -124,7 +124,7 @@ def of_segmentation(name: str, largest: float) -> Built:
         encoder_weights=None,
         classes=DISTINCT,
     )
-    side = 224 if kind == "DPT" else 64
+    side = 224 if kind == "DPT" else 128
     return placed(make, largest), Example.of(torch.zeros(2, 3, side, side))
 
 

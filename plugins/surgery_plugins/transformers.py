@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from surgery.families import Catalog, Family, HeadClaim, hookimpl
 from surgery_plugins.places import gathered
@@ -35,7 +35,7 @@ JOINED = ("MobileBert",)
 ENTRANCE = re.compile(r"embed|feature_extractor")
 
 
-def heads(model: nn.Module) -> tuple[HeadClaim, ...]:
+def heads(model: Any) -> tuple[HeadClaim, ...]:
     """The first layer with a usual name, where classes are the task, and that of a teacher."""
     if any(task in type(model).__name__ for task in OTHER_TASKS):
         return ()
