@@ -262,9 +262,8 @@ TRUNKS: dict[str, tuple[int, int]] = {
     "mobilenet_v2": (1, 1280),
     "efficientnet_b0": (2, 1280),
     "squeezenet1_1": (1, 512),
-    "swin_t": (3, 768),
+    "swin_t": (4, 768),
     "convnext_tiny": (2, 768),
-    "regnet_x_400mf": (2, 400),
     "inception_v3": (3, 2048),
     "r3d_18": (2, 512),
 }
