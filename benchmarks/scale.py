@@ -261,6 +261,8 @@ def written(
     parts = [WHAT]
     for task in TASKS:
         chosen = {name: found for (name, its), found in published.items() if its == task}
+        if not chosen:
+            continue
         heading = ["", "parameters", "modules", "head", *STEPS, "torchinfo, input"]
         rows = [
             [
