@@ -144,7 +144,15 @@ def of_geometric(name: str, largest: float) -> Built:
 def makes_classes(name: str, model: nn.Module) -> set[str]:
     """The layers that make the classes."""
     library, _, kind = name.partition(":")
-    return GRAPHS[kind] if library == "geometric" else truth(model)
+    if library == "geometric":
+        return GRAPHS[kind]
+    found = truth(model)
+    if len(found) > 1 and timm.is_model(name):
+        # A pruned network may have as many channels somewhere.
+        with torch.device("meta"):
+            other = timm.create_model(name, num_classes=DISTINCT + 1)
+        found -= truth(other)
+    return found
 
 
 def _segmentation() -> tuple[str, ...]:
