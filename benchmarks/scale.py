@@ -5,6 +5,7 @@ python -m benchmarks.scale
 
 from __future__ import annotations
 
+import gc
 import json
 import resource
 import subprocess
@@ -23,7 +24,8 @@ WHAT = """Models built from transformers' configurations with `torch.device("met
 downloaded, the sizes are typed into this file. `find_heads` and `replace_head(model, 7)` with
 `undo()` are verified operations in eval and train mode, as everywhere. Each model is measured in a
 process of its own, after a small model of the same class has been through the same, so that imports
-and caches count for nobody. Times are processor time of the one thread; memory is by how much the
+and caches count for nobody. Times are processor time of the one thread without Python's
+garbage collector; memory is by how much the
 peak of the process grew in that step (0 means: it fitted into what had been used before).
 
 Figures: Llama 3.1 from "The Llama 3 Herd of Models", table 3 (vocabulary 128,256); DeepSeek-V3 from
@@ -107,7 +109,7 @@ SIZES = {
 }
 LARGE = ("Llama 3.1 405B", "Mixtral 8x22B", "Qwen3 235B-A22B", "DeepSeek-V3")
 # For the law: one architecture, more and more of it, and the same with hardly any parameters.
-DEPTHS = (8,)
+DEPTHS = (8, 16, 32, 64)
 LAW = {f"{layers} layers, wide": llama(layers, WIDE, None) for layers in DEPTHS}
 LAW |= {f"{layers} layers, narrow": llama(layers, NARROW, None) for layers in DEPTHS}
 
@@ -160,10 +162,16 @@ def through(size: Size, task: str, **options: Any) -> dict[str, Any]:
     measured: dict[str, tuple[float, float]] = {}
 
     def step(name: str, run: Callable[[], Any]) -> Any:
+        # A full collection takes longer than an audit, and falls into any step.
+        gc.collect()
+        gc.disable()
         _reset_peak()
         before, start = _peak(), time.thread_time()
-        result = run()
-        seconds = time.thread_time() - start
+        try:
+            result = run()
+        finally:
+            seconds = time.thread_time() - start
+            gc.enable()
         measured[name] = seconds, max(_peak() - before, 0)
         return result
 
