@@ -70,9 +70,11 @@ class Example(Shown):
         """The form for this mode."""
         if not train or self.train is None:
             return self
-        inherited = {"forward": self.forward, "prepare": self.prepare}
-        given = {name: value for name, value in inherited.items() if value is not None}
-        return replace(self.train, **given) if given else self.train
+        return replace(
+            self.train,
+            forward=self.forward or self.train.forward,
+            prepare=self.prepare or self.train.prepare,
+        )
 
     def call(self, model: nn.Module) -> Any:
         """Run a model on these arguments, or what stands in for its forward."""
