@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,13 +10,14 @@ import torch
 from torch import nn
 
 from surgery.errors import AmbiguousHeadError, ArgumentError, NoHeadError, PlanError
+from surgery.graph.arguments import parameters_of
 from surgery.graph.aten import packet
 from surgery.graph.axes import follow
 from surgery.graph.example import Example
 from surgery.graph.graph import Graph, Leaf, Ref
-from surgery.graph.skeleton import holds_features
 from surgery.graph.structure import tensors
 from surgery.graph.walk import ancestors, frontier
+from surgery.operations.attach_samples import check_samples
 from surgery.operations.attached import POOLS, Pool
 from surgery.survey import Survey
 
@@ -43,7 +43,8 @@ class Features:
         dtype: theirs.
         axis: where the channels are.
         pool: how they become one vector a sample; None where they are.
-        mask: the argument that says which places count, and its position; None where none does.
+        mask: the argument that says which places count, and its position, where it has one; None
+            where none does.
         remarks: what a person should know of the choice.
     """
 
@@ -52,7 +53,7 @@ class Features:
     dtype: torch.dtype
     axis: int
     pool: Pool | None
-    mask: tuple[str, int] | None
+    mask: tuple[str, int | None] | None
     remarks: tuple[str, ...]
 
     @property
@@ -86,11 +87,13 @@ def find_features(model: nn.Module, known: Survey, attach: bool | str, pool: Any
         leaf = _named(every, graph, attach)
     else:
         leaf, remarks = _chosen(every, graph, known, pool)
-    _check_everywhere(known, leaf)
     axis = _channels(graph, leaf)
+    _check_everywhere(known, leaf, axis)
+    check_samples(model, graph, leaf)
     shape = leaf.spec.shape
     chosen = _pooling(leaf, axis, pool)
-    mask = _mask(model, known.example, shape) if chosen and len(shape) == 3 else None
+    mask, said = _mask(model, known.example, shape) if chosen and len(shape) == 3 else (None, ())
+    remarks = (*remarks, *said)
     if chosen and pool is None and not _is_flat(leaf):
         places = len(shape) - 2
         remarks = (*remarks, f"the features are averaged over {places} axes of {leaf.path}")
@@ -105,7 +108,7 @@ def _candidates(graph: Graph, example: Example) -> Iterator[Leaf]:
     seen: set[Ref] = set()
     for leaf in graph.leaves:
         shape = leaf.spec.shape
-        if len(shape) < 2 or not holds_features(leaf.spec.dtype) or leaf.source in seen:
+        if len(shape) < 2 or not leaf.spec.dtype.is_floating_point or leaf.source in seen:
             continue
         if samples and shape[0] not in samples:
             continue
@@ -190,18 +193,25 @@ def _is_flat(leaf: Leaf) -> bool:
     return len(leaf.spec.shape) == 2 or sum(size > 1 for size in leaf.spec.shape[1:]) <= 1
 
 
-def _check_everywhere(known: Survey, leaf: Leaf) -> None:
+def _check_everywhere(known: Survey, leaf: Leaf, axis: int) -> None:
     """Refuse an output that is not there, or another, in one of the modes."""
     for mode, graph in known.graphs.items():
         found = next((other for other in graph.leaves if other.path == leaf.path), None)
-        if found is None or len(found.spec.shape) != len(leaf.spec.shape):
-            raise PlanError(
-                "this output is not the same in train and in eval mode",
-                where=f"{leaf.path} ({mode})",
-                expected=str(leaf.spec),
-                found="nothing" if found is None else str(found.spec),
-                fix="let forward return the same form in both modes, or choose an output: attach=",
-            )
+        same = found is not None and len(found.spec.shape) == len(leaf.spec.shape)
+        there = _channels(graph, found) if found is not None and same else axis
+        if found is None or not same or found.spec.shape[there] != leaf.spec.shape[axis]:
+            shown = "nothing" if found is None else str(found.spec)
+        elif there != axis:
+            shown = f"{found.spec}, channels along axis {there}"
+        else:
+            continue
+        raise PlanError(
+            "this output is not the same in train and in eval mode",
+            where=f"{leaf.path} ({mode})",
+            expected=f"{leaf.spec}, channels along axis {axis}",
+            found=shown,
+            fix="let forward return the same form in both modes, or choose an output: attach=",
+        )
 
 
 def _channels(graph: Graph, leaf: Leaf) -> int:
@@ -301,17 +311,31 @@ def _pooling(leaf: Leaf, axis: int, pool: Any) -> Pool | None:
     return chosen
 
 
-def _mask(model: nn.Module, example: Example, shape: tuple[int, ...]) -> tuple[str, int] | None:
-    """The argument that says which words are padding, where the example has it for these words."""
-    try:
-        names = list(inspect.signature(model.forward).parameters)
-    except (TypeError, ValueError):
-        return None
-    if _MASK not in names:
-        return None
-    position = names.index(_MASK)
+def _mask(
+    model: nn.Module, example: Example, shape: tuple[int, ...]
+) -> tuple[tuple[str, int | None] | None, tuple[str, ...]]:
+    """The argument that says which words are padding, and a remark where it cannot be used.
+
+    Where the example leaves it out, words have to go in for the places that come out.
+    """
+    parameters = parameters_of(model)
+    names = [each.name for each in parameters if each.kind not in (each.VAR_POSITIONAL,)]
+    named = _MASK in names
+    open_ended = any(each.kind is each.VAR_KEYWORD for each in parameters)
+    if not named and not open_ended:
+        return None, ()
+    # Whoever passes everything on (a wrapper) is told by name.
+    position = names.index(_MASK) if named else None
     given = example.kwargs.get(_MASK)
-    if given is None and position < len(example.args):
+    if given is None and position is not None and position < len(example.args):
         given = example.args[position]
-    fits = isinstance(given, torch.Tensor) and tuple(given.shape) == shape[:2]
-    return (_MASK, position) if fits else None
+    if isinstance(given, torch.Tensor):
+        if tuple(given.shape) == shape[:2]:
+            return (_MASK, position), ()
+        return None, (
+            f"{_MASK} {list(given.shape)} does not fit the {shape[1]} places of the features: "
+            "what it leaves out is pooled as well",
+        )
+    form = [each for _, each in tensors([example.args, dict(example.kwargs)])]
+    words = any(tuple(t.shape) == shape[:2] and not t.is_floating_point() for t in form)
+    return ((_MASK, position) if words else None), ()

@@ -63,9 +63,14 @@ class Pooled(nn.Module):
             padding = ~counts.unsqueeze(self.axis)
             places = 3 - self.axis
             if self.how == "max":
-                return features.masked_fill(padding, -torch.inf).amax(places)
-            number = counts.sum(1, keepdim=True).clamp_min(1).to(features.dtype)
-            return features.masked_fill(padding, 0).sum(places) / number
+                largest = features.masked_fill(padding, -torch.inf).amax(places)
+                # Where all is padding nothing is the largest, and an infinity would spread.
+                return largest.masked_fill(~counts.any(1, keepdim=True), 0)
+            # A sum of many numbers is more than half precision holds.
+            wide = torch.promote_types(features.dtype, torch.float32)
+            number = counts.sum(1, keepdim=True).clamp_min(1)
+            total = features.masked_fill(padding, 0).sum(places, dtype=wide)
+            return (total / number).to(features.dtype)
         length = counts.shape[1]
         ranks = torch.arange(length, device=mask.device)
         ranks = length - ranks if self.how == "first" else ranks + 1
@@ -90,7 +95,8 @@ class Headed(nn.Module):
         pool: what pools the features.
         path: which of the outputs the features are: ``output``, ``output.pooler_output``,
             ``output[0]``.
-        mask: the argument that says which places count, where there is one.
+        mask: the argument that says which places count, where there is one, and its position;
+            None where it is only given by name.
         num_classes: how many classes the head makes.
         classes: their names.
 
@@ -117,7 +123,7 @@ class Headed(nn.Module):
         pool: nn.Module | None = None,
         *,
         path: str = "output",
-        mask: tuple[str, int] | None = None,
+        mask: tuple[str, int | None] | None = None,
         num_classes: int = 0,
         classes: Sequence[str] | None = None,
     ) -> None:
@@ -148,7 +154,8 @@ class Headed(nn.Module):
         if self.mask is None:
             return None
         name, position = self.mask
-        found = args[position] if position < len(args) else kwargs.get(name)
+        by_name = position is None or position >= len(args)
+        found = kwargs.get(name) if by_name else args[position]
         # Attention takes masks of other forms as well, which say nothing of single words.
         return found if isinstance(found, torch.Tensor) and found.dim() == 2 else None
 

@@ -17,7 +17,7 @@ from surgery.errors import (
     PlanError,
     SurgeryError,
 )
-from surgery.operations.attached import Headed, Pooled, way
+from surgery.operations.attached import POOLS, Headed, Pooled, way
 from tests.operations.state import differences, state_of
 from tests.operations.trunks import Channels, Pair, Place, Several, Tokens, images, vectors, words
 
@@ -82,16 +82,43 @@ def test_pooling_is_asked_of_what_is_not_pooled(pool: str):
     assert torch.allclose(made(**words()), expected, atol=1e-6)
 
 
-def test_a_mask_of_the_caller_counts_only_where_the_example_has_one():
+def test_a_mask_counts_for_words_whether_or_not_the_example_has_one():
     ids, mask = words()["input_ids"], words()["attention_mask"]
-    outcome = surgery.replace_head(Tokens(), 3, attach=True, pool="mean", example=(ids,))
-    assert outcome.model.mask is None
-    outcome.undo()
-    outcome = surgery.replace_head(Tokens(), 3, attach=True, pool="mean", example=(ids, mask))
-    assert outcome.model.mask == ("attention_mask", 1)
+    for example in ((ids,), (ids, mask), {"input_ids": ids}):
+        outcome = surgery.replace_head(Tokens(), 3, attach=True, pool="mean", example=example)
+        assert outcome.model.mask == ("attention_mask", 1)
+        made = outcome.model.eval()
+        hidden = made.backbone(ids, mask)
+        expected = made.head(torch.stack([hidden[0, :3].mean(0), hidden[1].mean(0)]))
+        assert torch.allclose(made(ids, mask), expected, atol=1e-6)
+        # What attention takes in another form says nothing of single words.
+        assert torch.equal(made(ids, mask[:, None]), made(ids))
+
+
+class Passing(nn.Module):
+    """Passes everything on, as the wrappers of libraries do, and may put words in front."""
+
+    def __init__(self, front: int = 0) -> None:
+        super().__init__()
+        self.inner, self.front = Tokens(), front
+
+    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
+        hidden = self.inner(*args, **kwargs)
+        return torch.cat([hidden[:, : self.front], hidden], 1) if self.front else hidden
+
+
+def test_a_mask_is_seen_through_what_passes_it_on():
+    outcome = surgery.replace_head(Passing(), 3, attach=True, pool="mean", example=words())
     made = outcome.model.eval()
-    # What attention takes in another form says nothing of single words.
-    assert torch.equal(made(ids, mask[:, None]), made(ids))
+    hidden = made.backbone(**words())
+    expected = made.head(torch.stack([hidden[0, :3].mean(0), hidden[1].mean(0)]))
+    assert torch.allclose(made(**words()), expected, atol=1e-6)
+
+
+def test_a_mask_that_does_not_fit_the_features_is_told():
+    outcome = surgery.replace_head(Passing(2), 3, attach=True, pool="mean", example=words())
+    assert outcome.model.mask is None
+    assert any("attention_mask [2, 5] does not fit the 7 places" in n for n in outcome.plan.notes)
 
 
 def test_several_branches_that_do_not_meet_are_for_the_caller_to_choose():
@@ -240,3 +267,82 @@ def test_a_masked_place_counts_for_nothing(how: Any, axis: int):
     ]
     assert torch.allclose(pooled(features, mask), torch.stack(expected), atol=1e-6)
     assert torch.allclose(pooled(features, torch.ones_like(mask)), pooled(features), atol=1e-6)
+
+
+def test_half_precision_holds_the_mean_of_many_places():
+    features, mask = torch.full((1, 600, 2), 500.0, dtype=torch.half), torch.ones(1, 600)
+    mask[0, 590:] = 0
+    assert torch.equal(Pooled("mean", 2)(features, mask), features[:, 0])
+
+
+@pytest.mark.parametrize("how", POOLS)
+def test_a_sample_that_is_all_padding_stays_finite(how: Any):
+    features, mask = torch.randn(2, 5, 3), torch.tensor([[0] * 5, [1] * 5])
+    assert Pooled(how, 2)(features, mask).isfinite().all()
+
+
+class First(nn.Module):
+    """Layers that take the sequence first, in a model that does too, or not."""
+
+    def __init__(self, layer: nn.Module, turned: bool) -> None:
+        super().__init__()
+        self.layer, self.turned = layer, turned
+
+    def forward(self, x: Tensor) -> Tensor:
+        made = self.layer(x.transpose(0, 1) if self.turned else x)
+        made = made[0] if isinstance(made, tuple) else made
+        return made.transpose(0, 1) if self.turned else made
+
+
+def attending(batch_first: bool) -> nn.Module:
+    layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=batch_first)
+    return nn.TransformerEncoder(layer, 1, enable_nested_tensor=False)
+
+
+SEQUENTIAL: dict[str, Callable[[bool], nn.Module]] = {
+    "lstm": lambda batch_first: nn.LSTM(8, 6, 2, batch_first=batch_first, bidirectional=True),
+    "gru": lambda batch_first: nn.GRU(8, 6, batch_first=batch_first),
+    "attention": attending,
+}
+
+
+@pytest.mark.parametrize("name", SEQUENTIAL)
+@pytest.mark.parametrize("pool", ["mean", "last"])
+def test_samples_behind_their_sequence_are_not_pooled(name: str, pool: str):
+    x = torch.randn(5, 3, 8)
+    wrong = First(SEQUENTIAL[name](False), turned=False)
+    before = state_of(wrong)
+    with pytest.raises(PlanError, match="samples of these features are along their second axis"):
+        surgery.replace_head(wrong, 2, attach=True, pool=pool, example=x)
+    assert not differences(before, state_of(wrong))
+    for right in (First(SEQUENTIAL[name](True), False), First(SEQUENTIAL[name](False), True)):
+        made = surgery.replace_head(right, 2, attach=True, pool=pool, example=x).model.eval()
+        # Each sample by itself.
+        assert torch.allclose(made(x)[1:2], made(x[1:2]), atol=1e-5)
+
+
+def test_channels_must_be_along_the_same_axis_in_both_modes():
+    class Turning(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Conv2d(3, 6, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            made = self.layer(x).relu()
+            return made if self.training else made.permute(0, 2, 3, 1)
+
+    with pytest.raises(PlanError, match="not the same in train and in eval"):
+        surgery.replace_head(Turning(), 2, attach=True, example=torch.randn(2, 3, 8, 8))
+
+
+def test_complex_features_are_refused():
+    class Spectrum(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Conv2d(3, 6, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.fft.fft2(self.layer(x))
+
+    with pytest.raises(NoHeadError, match="complex64"):
+        surgery.replace_head(Spectrum(), 2, attach=True, example=torch.randn(2, 3, 8, 8))
