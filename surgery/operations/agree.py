@@ -13,6 +13,7 @@ from surgery import tree
 from surgery.facts import Fact, members
 from surgery.heads import Head
 from surgery.operations.follow import PerClass
+from surgery.operations.keep import unnamed
 from surgery.operations.plan import Step
 from surgery.operations.writes import member
 
@@ -75,7 +76,7 @@ def fact_steps(
         new, _ = _decided(model, fact, heads, everything)
         same = new == fact.classes and (fact.kind == "count" or classes is None)
         if new is not None and not same:
-            names = labels.setdefault(new, tuple(classes or (f"LABEL_{i}" for i in range(new))))
+            names = labels.setdefault(new, tuple(classes or unnamed(new)))
             yield _fact_step(model, fact, new, names)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from numbers import Integral
 from typing import Any, Literal, TypeAlias
 
@@ -194,7 +194,20 @@ def unused_names(keep: Keep, old_names: OldNames, counted: Counted = CLASSES) ->
     return (f"{counted.old} is not used: no {counted.one} stays without keep",)
 
 
+def unnamed(count: int) -> tuple[str, ...]:
+    """What stands where a model must list names of classes and there are none.
+
+    Args:
+        count: the number of classes.
+    """
+    return tuple(f"LABEL_{index}" for index in range(count))
+
+
 def _all(new: _Side, old: _Side) -> dict[int, tuple[int, ...]]:
+    new, old = (
+        replace(side, names=None) if tuple(side.names or ()) == unnamed(side.count) else side
+        for side in (new, old)
+    )
     if (new.names is None) is not (old.names is None):
         lacking = old if old.names is None else new
         raise ArgumentError(

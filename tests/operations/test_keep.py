@@ -37,6 +37,15 @@ def test_indices_are_whole_numbers_of_any_type(kind: type) -> None:
             resolved({0: wrong})
 
 
+def test_names_that_stand_for_none_are_none() -> None:
+    labels = ["LABEL_0", "LABEL_1", "LABEL_2"]
+    by_place = resolve_keep("all", new=5, old=3, new_names=None, old_names=labels)
+    assert by_place == {0: (0,), 1: (1,), 2: (2,)}
+    with pytest.raises(ArgumentError, match="the old classes have no names to compare"):
+        resolve_keep("all", new=2, old=3, new_names=["dog", "cat"], old_names=labels)
+    assert resolve_keep({0: "LABEL_2"}, new=2, old=3, new_names=None, old_names=labels) == {0: (2,)}
+
+
 @pytest.mark.parametrize("new", ["background", "__background__", "_Background_", "N/A"])
 @pytest.mark.parametrize("keep", ["all", "named"])
 def test_all_names_of_the_background_are_one_where_there_is_one(new: str, keep: str) -> None:
