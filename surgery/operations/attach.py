@@ -18,6 +18,7 @@ from surgery.families.family import HeadRole
 from surgery.families.registry import Registry, in_force
 from surgery.graph.graph import Spec
 from surgery.graph.skeleton import is_floating
+from surgery.graph.structure import tensors
 from surgery.heads import Evidence, Head
 from surgery.operations.agree import fact_steps
 from surgery.operations.attach_features import Features, find_features
@@ -30,6 +31,7 @@ from surgery.operations.entries import Options
 from surgery.operations.plan import OutputChange, Plan, Step
 from surgery.operations.simulate import Leaves, ProbeSizes, outputs_after
 from surgery.operations.size import growth
+from surgery.operations.wrapped import is_kept_elsewhere
 from surgery.survey import Survey
 
 _Layer: TypeAlias = nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d
@@ -301,15 +303,24 @@ def _made(
 ) -> nn.Module:
     """The layers of a head, or the one layer that it is."""
     known = dataclasses.replace(options, trainable=options.trainable is not False)
-    device = _device(work.model)
+    device = _device(work)
     layers = layers_like(layer, head, size, known, real=real, device=device)
     return layers if len(layers) > 1 else layers[0]
 
 
-def _device(model: nn.Module) -> torch.device:
+def _device(work: _Work) -> torch.device:
     """Where the last parameters are: a head stands at the end."""
-    placed = [p.device for p in model.parameters() if is_floating(p.dtype)]
-    return placed[-1] if placed else torch.device("cpu")
+    placed = [(n, p.device) for n, p in work.model.named_parameters() if is_floating(p.dtype)]
+    if not placed:
+        return torch.device("cpu")
+    address, last = placed[-1]
+    if last.type != "meta" or not is_kept_elsewhere(work.model, address, work.registry):
+        return last
+    # What comes out is where that went in; parameters on meta are brought back for a moment.
+    example = work.known.example
+    given = [t.device for _, t in tensors([example.args, dict(example.kwargs)])]
+    here = [each for each in (*given, *(device for _, device in placed)) if each.type != "meta"]
+    return here[0] if here else torch.device("cpu")
 
 
 def _shown(head: Head, options: Options, size: int) -> str:

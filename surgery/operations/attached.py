@@ -154,8 +154,9 @@ class Headed(nn.Module):
         if self.mask is None:
             return None
         name, position = self.mask
-        by_name = position is None or position >= len(args)
-        found = kwargs.get(name) if by_name else args[position]
+        found = kwargs.get(name)
+        if position is not None and position < len(args):
+            found = args[position]
         # Attention takes masks of other forms as well, which say nothing of single words.
         return found if isinstance(found, torch.Tensor) and found.dim() == 2 else None
 

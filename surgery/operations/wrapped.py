@@ -63,6 +63,22 @@ def check_wrapped(model: nn.Module, addresses: Iterable[str], registry: Registry
     _check(addresses, _wrapped(model, in_force(registry)), filled=False)
 
 
+def is_kept_elsewhere(model: nn.Module, address: str, registry: Registry) -> bool:
+    """Whether a wrapping keeps the values of a parameter, and brings them back while it runs.
+
+    Args:
+        model: any module.
+        address: of the parameter.
+        registry: the plugins to ask.
+    """
+    return any(
+        wrapping.bare is not None
+        and wrapping.refuses is not None
+        and wrapping.refuses(module, inside, False) != ""
+        for _, module, wrapping, inside in _around(address, _wrapped(model, registry))
+    )
+
+
 def _wrapped(model: nn.Module, registry: Registry) -> _Wrapped:
     """Every module of a model that is wrapped, and in what."""
     if not registry.wrappings:

@@ -171,3 +171,46 @@ def test_empty_weights_are_read_through_and_changed() -> None:
     assert all(tensor.is_meta for tensor in outcome.new.values())
     outcome.undo()
     assert model.classifier.weight.shape == (4, 16)
+
+
+class Trunk(nn.Module):
+    """Layers without a head, perhaps with a place for one."""
+
+    def __init__(self, place: bool) -> None:
+        super().__init__()
+        self.one, self.two = nn.Linear(6, 8), nn.Linear(8, 8)
+        self.fc = nn.Identity() if place else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        features = self.two(self.one(x).relu()).relu()
+        return features if self.fc is None else self.fc(features)
+
+
+AWAY: dict[str, Callable[[nn.Module, Path], nn.Module]] = {
+    "memory": lambda model, _: accelerate.cpu_offload(model, execution_device="cpu"),
+    "disk": lambda model, folder: accelerate.disk_offload(model, folder, execution_device="cpu"),
+}
+
+
+@pytest.mark.parametrize("name", AWAY)
+@pytest.mark.parametrize("place", [True, False])
+def test_an_attached_head_is_where_the_features_come_out(
+    name: str, place: bool, tmp_path: Path
+) -> None:
+    x = torch.randn(2, 6)
+    bare = Trunk(place)
+    features = bare(x).detach()
+    model = AWAY[name](bare, tmp_path)
+    outcome = surgery.replace_head(model, 3, attach=True, example=x, registry=KNOWN)
+    head = outcome.model.fc if place else outcome.model.head
+    assert {p.device.type for p in head.parameters()} == {"cpu"}
+    assert torch.allclose(outcome.model(x), head(features))
+    assert outcome.undo() is model
+    assert torch.equal(model(x), features)
+
+
+def test_an_attached_head_is_on_meta_where_the_trunk_has_no_values() -> None:
+    with accelerate.init_empty_weights():
+        model = Trunk(place=False)
+    outcome = surgery.replace_head(model, 3, attach=True, example=torch.randn(2, 6), registry=KNOWN)
+    assert all(p.is_meta for p in outcome.model.parameters())
