@@ -12,7 +12,7 @@ from surgery.graph.graph import Node, Ref
 # Arguments that change no number that comes out in eval mode.
 _IDLE = frozenset(
     {
-        *("padding_idx", "scale_grad_by_freq", "sparse", "group", "log2"),
+        *("padding_idx", "scale_grad_by_freq", "sparse", "log2"),
         *("momentum", "training", "train", "cudnn_enabled", "cudnn_enable", "benchmark"),
         *("deterministic", "inplace", "dtype", "layout", "device", "pin_memory", "half_to_float"),
         *("memory_format", "weight_decay", "output_padding", "N", "C", "HxW", "normalized_shape"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,7 +21,7 @@ from surgery.operations.correspondence import Correspondence
 from surgery.operations.donors import Donor, Gift, check_readable
 from surgery.operations.journal import Journal
 from surgery.operations.mapping import Pair
-from surgery.operations.meeting import cut
+from surgery.operations.meeting import cut, parted
 from surgery.operations.plan import Step
 from surgery.operations.proof import Proof, prove
 from surgery.operations.settings import setting_steps
@@ -30,6 +30,8 @@ from surgery.operations.writes import makers
 _SHOWN = 8
 # Settings that decide where a layer looks.
 _SPATIAL = frozenset({"stride", "padding", "dilation", "kernel_size", "groups", "dim", "shifts"})
+# Those, and what one operation may say in several ways: over which axes, and whether they stay.
+_FORMS = _SPATIAL | {"keepdim", "output_size", "alpha", "value", "other", "non_blocking"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,6 +78,7 @@ def aligned(
         PlanError: what comes out is not equal.
     """
     model = _live(donor)
+    _check_values(recipient)
     twins = twins_of(model, recipient, example, registry=registry)
     refused: PlanError | None = None
     for correspondence, alignment in correspondences(twins):
@@ -88,9 +91,12 @@ def aligned(
             except PlanError as error:
                 refused = refused or error
                 continue
+            if proof is not None and proof.common and (named := attempt.parted()):
+                refused = refused or attempt.apart(proof, named)
+                continue
             hidden = attempt.hidden(proof, settings) if proof is not None else []
             if proof is not None and proof.holds and not hidden:
-                notes = (*_notes(correspondence, proof), *told)
+                notes = (*_notes(correspondence, proof), *told, *attempt.unseen(settings, told))
                 return Aligned(made, _pairs(correspondence), tuple(settings), proof, notes)
             refused = refused or attempt.refusal(proof, hidden, differences)
     raise refused or PlanError("nothing was aligned", fix="surgery.align(donor, recipient)")
@@ -107,6 +113,20 @@ def _live(donor: Donor) -> nn.Module:
             "then surgery.transplant(model, recipient, match='graph')",
         )
     return donor.model
+
+
+def _check_values(recipient: nn.Module) -> None:
+    """Refuse a recipient that cannot run: the proof needs one that does."""
+    for entry in tree.index(recipient).of_kind("parameter", "buffer"):
+        if entry.tensor.is_meta:
+            raise PlanError(
+                "the recipient's tensor is on meta, and nothing could be compared",
+                where=f"{entry.address} of {type(recipient).__name__}",
+                expected="a tensor with memory",
+                found="a tensor on meta",
+                fix="recipient.to_empty(device='cpu'), or surgery.align(donor, recipient) and "
+                "surgery.load_weights(recipient, donor.state_dict(), rename=correspondence)",
+            )
 
 
 def _gifts(donor: Donor, found: Correspondence) -> Donor:
@@ -144,7 +164,8 @@ def _notes(found: Correspondence, proof: Proof) -> Iterable[str]:
     if proof.silent:
         names = ", ".join(proof.silent[:_SHOWN])
         more = f" and {len(proof.silent) - _SHOWN} more" if len(proof.silent) > _SHOWN else ""
-        yield f"placed by the graphs alone, for nothing that comes out depends on it: {names}{more}"
+        why = "nothing that was compared depends on it"
+        yield f"placed by the graphs alone, for {why}: {names}{more}"
     for side, left in (("donor", found.donor_only), ("recipient", found.recipient_only)):
         yield from (f"not aligned, of the {side}: {each}" for each in left)
 
@@ -197,18 +218,34 @@ class _Attempt:
                 "two models that run on the example",
             ) from error
 
-    def hidden(self, proof: Proof, settings: list[Step]) -> list[Distinction]:
-        """What the two differ in, and equal outputs would not show.
+    def unseen(self, settings: list[Step], told: list[str]) -> Iterator[str]:
+        """Settings that differ and that this example does not show; another might."""
+        found = [*self.correspondence.differences, *ways(self.alignment)]
+        stay = self._stays(settings)
+        named = (d for d in found if d.name and d.name not in _FORMS and stay(d))
+        names = [each for each in folded(named) if not any(each in note for note in told)]
+        for each in names[:_SHOWN]:
+            yield f"differs, and this example does not show it: {each}"
+        if len(names) > _SHOWN:
+            yield f"differs, and this example does not show it: {len(names) - _SHOWN} more"
 
-        Single precision rounds away what a small number under a root does, and where nothing that
-        comes out depends on an operation, it may be any.
-        """
+    def _stays(self, settings: list[Step]) -> Callable[[Distinction], bool]:
+        """Whether a distinction is there still, when these settings are the donor's."""
         done = {tuple(tree.split(step.address)) for step in settings}
 
         def stays(each: Distinction) -> bool:
             taken = (name for owner, name in done if owner == each.recipient)
             return not (each.name and any(each.name in name for name in taken))
 
+        return stays
+
+    def hidden(self, proof: Proof, settings: list[Step]) -> list[Distinction]:
+        """What the two differ in, and equal outputs would not show.
+
+        Single precision rounds away what a small number under a root does, and where nothing that
+        comes out depends on an operation, it may be any.
+        """
+        stays = self._stays(settings)
         if proof.dtype is not torch.float64:
             found = [*self.correspondence.differences, *ways(self.alignment)]
             return [d for d in found if d.name and d.name not in _SPATIAL and stays(d)]
@@ -227,6 +264,18 @@ class _Attempt:
         part = replace(self.alignment, pairs=tuple(within))
         own = replace(part, pairs=tuple(pair for pair in within if pair[0] in closed))
         return [each for each in (*distinctions(own), *ways(part)) if stays(each)]
+
+    def parted(self) -> list[Distinction]:
+        """Where the two go on in another way, though no tensor there is left over."""
+        return parted(self.alignment, self.correspondence)
+
+    def apart(self, proof: Proof, named: list[Distinction]) -> PlanError:
+        """Nothing is brought over: what follows is fed with something else."""
+        return self._refused(
+            f"the two go on in different ways from the same tensors; up to there: {proof}",
+            "the same operations, or tensors that only one has where the two part",
+            named=named,
+        )
 
     def _refused(
         self, what: str, expected: str, fix: str = "", named: list[Distinction] | None = None
@@ -266,7 +315,7 @@ class _Attempt:
         if differences == "set" or not (*self.correspondence.differences, *ways(self.alignment)):
             hint = ""
         if proof.holds:
-            why = "nothing that comes out depends on where the two differ"
+            why = "nothing that was compared depends on where the two differ"
             if proof.dtype is not torch.float64:
                 why = "there is no memory for double precision, and single precision hides it"
             return self._refused(

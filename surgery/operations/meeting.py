@@ -5,14 +5,15 @@ that both have in common.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 
 import torch
 
 from surgery import tree
 from surgery.graph.align import Alignment, passed
 from surgery.graph.aten import packet
-from surgery.graph.canonical import Canonical, Stream
+from surgery.graph.canonical import Canonical, Cell, Stream
+from surgery.graph.distinctions import Distinction
 from surgery.graph.pieces import MOVES
 from surgery.graph.skeleton import is_floating
 from surgery.operations.correspondence import Correspondence
@@ -82,6 +83,61 @@ def watched(alignment: Alignment, correspondence: Correspondence) -> list[tuple[
         else:
             pending += [stream.cell for stream in alignment.one.cells[number].streams]
     return [found[number] for number in sorted(found)]
+
+
+def parted(alignment: Alignment, correspondence: Correspondence) -> list[Distinction]:
+    """Where the two part though every tensor there has a counterpart, and tensors follow.
+
+    A way around that only one has, a gate that reads something else: what follows is computed from
+    something else, whatever its shapes. Depth, width and heads part two models at a tensor.
+
+    Args:
+        alignment: of the graphs.
+        correspondence: which tensors go where.
+
+    Returns:
+        What stands in that place; nothing where a tensor without a counterpart does.
+    """
+    same = _settled(alignment, correspondence)
+    cells = alignment.one.cells
+    behind = (cells[a] for a, _ in alignment.pairs if a not in same)
+    if not any(s.piece.address in correspondence.read for cell in behind for s in cell.slots):
+        return []
+    fronts = (
+        _front(alignment.one, same, {a for a, _ in alignment.pairs}, correspondence.read),
+        _front(
+            alignment.other,
+            set(same.values()),
+            {b for _, b in alignment.pairs},
+            correspondence.parts,
+        ),
+    )
+    if None in fronts:
+        return []
+    one, other = (" and ".join(dict.fromkeys(map(_title, front or ()))) for front in fronts)
+    first, second = (next((c.module for c in front or ()), "") for front in fronts)
+    return [Distinction(first, second, "", "", one or "the output", other or "the output")]
+
+
+def _front(
+    side: Canonical, same: Container[int], paired: Container[int], placed: Container[str]
+) -> list[Cell] | None:
+    """The first cells that do not go on as in the other model; None where a tensor is why."""
+    found = []
+    for number, cell in enumerate(side.cells):
+        if number in same or any(stream.cell not in same for stream in cell.streams):
+            continue
+        addresses = [slot.piece.address for slot in cell.slots if slot.piece.address]
+        if addresses and (number not in paired or any(a not in placed for a in addresses)):
+            return None
+        found.append(cell)
+    return found
+
+
+def _title(cell: Cell) -> str:
+    """A cell in a word or two, for people."""
+    held = dict.fromkeys(slot.piece.address for slot in cell.slots if slot.piece.address)
+    return " ".join([cell.name or cell.kind, *held])
 
 
 def cut(found: Correspondence) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 
 import pytest
@@ -237,3 +238,75 @@ def test_one_weight_can_go_to_two_places_and_two_never_into_one():
     with pytest.raises(PlanError):
         brought(recipient, donor, ROW)
     assert contents(donor) == before
+
+
+class Around(nn.Module):
+    """Layers with a way around one of them, or a gate, or nothing of the kind."""
+
+    def __init__(self, way: str, classes: int = 5) -> None:
+        super().__init__()
+        self.stem, self.body, self.last = (nn.Linear(4, 4) for _ in range(3))
+        self.head = nn.Linear(4, classes)
+        self.way = way
+
+    def forward(self, x: Tensor) -> Tensor:
+        stem = torch.tanh(self.stem(x))
+        body = torch.tanh(self.body(stem))
+        body = {"plain": body, "add": body + stem, "mul": body * stem, "deep": body + x}[self.way]
+        return self.head(torch.tanh(self.last(body)))
+
+
+@pytest.mark.parametrize("classes", [5, 7])
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [("add", "plain"), ("plain", "add"), ("add", "mul"), ("mul", "plain"), ("add", "deep")],
+)
+def test_another_way_through_the_same_layers_is_refused(one: str, other: str, classes: int):
+    donor, recipient = Around(one), Around(other, classes)
+    before = contents(recipient)
+    with pytest.raises(PlanError, match="go on in different ways") as caught:
+        brought(donor, recipient, ROW)
+    assert {"add", "mul"} & set(caught.value.found.split())  # type: ignore[union-attr]
+    assert contents(recipient) == before
+
+
+@pytest.mark.parametrize("way", ["plain", "add", "mul", "deep"])
+def test_the_same_way_to_another_head_is_none(way: str):
+    donor, recipient = Around(way), Around(way, 7)
+    notes = brought(donor, recipient, ROW)
+    assert not any("the graphs alone" in note for note in notes)
+    assert torch.equal(recipient.last.weight, donor.last.weight)
+
+
+def test_the_groups_of_a_normalisation_are_named():
+    one, other = (nn.Sequential(nn.Conv2d(3, 8, 1), nn.GroupNorm(n, 8)) for n in (2, 4))
+    with pytest.raises(PlanError, match=r"group: 2 in the donor \(1\), 4 in the recipient"):
+        brought(one, other, images(6))
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "named"),
+    [
+        (nn.MaxPool2d(2), nn.MaxPool2d(2, ceil_mode=True), "ceil_mode: False"),
+        (nn.Hardtanh(0, 100), nn.Hardtanh(0, 90), "max_val: 100"),
+    ],
+    ids=["ceil_mode", "max_val"],
+)
+def test_a_setting_that_this_example_does_not_show_is_said(
+    one: nn.Module, other: nn.Module, named: str
+):
+    donor, recipient = (nn.Sequential(nn.Conv2d(3, 4, 1), each) for each in (one, other))
+    notes = brought(donor, recipient, images(6))
+    assert any("does not show it" in note and named in note for note in notes)
+    assert not any("does not show it" in n for n in brought(donor, donor_like(donor), images(6)))
+
+
+def donor_like(donor: nn.Module) -> nn.Module:
+    """Another model of the same layers."""
+    return shaken(copy.deepcopy(donor))
+
+
+def test_a_recipient_without_memory_is_refused():
+    donor, recipient = nn.Linear(4, 4), nn.Linear(4, 4, device="meta")
+    with pytest.raises(PlanError, match="on meta"):
+        brought(donor, recipient, ROW)
