@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import efficientnet_pytorch
+import open_clip
 import segmentation_models_pytorch
 import timm
 import torch
@@ -33,6 +34,7 @@ from surgery.recording import resolve_example
 REGISTRY = Registry.of(timm_plugin.FAMILY, transformers_plugin.FAMILY)
 ALONE = Registry.of()
 BACKBONES = ("resnet18", "mobilenet_v2")
+FOREIGN = frozenset({"hf_model_name", "hf_tokenizer_name", "multimodal_cfg"})
 # What makes the classes, by the code of the last layer: its other parts have as many outputs.
 GRAPHS = {
     "GCN": {"convs.2.lin"},
@@ -128,6 +130,17 @@ def of_segmentation(name: str, largest: float) -> Built:
     return placed(make, largest), Example.of(torch.zeros(2, 3, side, side))
 
 
+def of_open_clip(name: str, largest: float) -> Built:
+    """What sees images; the layer that makes its embedding stands for a head."""
+    short = name.partition(":")[2]
+    make = functools.partial(open_clip.create_model, short, embed_dim=DISTINCT)
+    tower = make(device="meta").visual
+    if count(tower) <= largest:
+        tower = make(device="cpu").visual
+    height, width = open_clip.transform.to_2tuple(tower.image_size)
+    return tower, Example.of(torch.zeros(2, 3, height, width))
+
+
 def of_geometric(name: str, largest: float) -> Built:
     """Six nodes in a ring, one of them with two more edges."""
     options: Mapping[str, Any] = {}
@@ -147,12 +160,25 @@ def makes_classes(name: str, model: nn.Module) -> set[str]:
     if library == "geometric":
         return GRAPHS[kind]
     found = truth(model)
+    if library == "open_clip":
+        # Some keep the weight of their last product without a layer around it.
+        found |= {n for n, p in model.named_parameters() if n == "proj" and p.shape[1] == DISTINCT}
     if len(found) > 1 and timm.is_model(name):
         # A pruned network may have as many channels somewhere.
         with torch.device("meta"):
             other = timm.create_model(name, num_classes=DISTINCT + 1)
         found -= truth(other)
     return found
+
+
+def _open_clip() -> tuple[str, ...]:
+    """All whose words need no other library's files, and whose embedding may have any size."""
+    every = {name: open_clip.get_model_config(name) for name in open_clip.list_models()}
+    return tuple(
+        f"open_clip:{name}"
+        for name, parts in every.items()
+        if not FOREIGN & {*parts, *parts["text_cfg"]}
+    )
 
 
 def _segmentation() -> tuple[str, ...]:
@@ -175,6 +201,7 @@ LIBRARIES = {
     "segmentation-models": Library(
         _segmentation, of_segmentation, ALONE, "segmentation_models_pytorch"
     ),
+    "open_clip": Library(_open_clip, of_open_clip, ALONE, "open_clip_torch"),
     "torch-geometric": Library(
         lambda: tuple(f"geometric:{n}" for n in GRAPHS), of_geometric, ALONE, "torch_geometric"
     ),
