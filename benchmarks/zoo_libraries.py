@@ -133,10 +133,10 @@ def of_segmentation(name: str, largest: float) -> Built:
 def of_open_clip(name: str, largest: float) -> Built:
     """What sees images; the layer that makes its embedding stands for a head."""
     short = name.partition(":")[2]
-    make = functools.partial(open_clip.create_model, short, embed_dim=DISTINCT)
-    tower = make(device="meta").visual
+    make: Any = open_clip.create_model
+    tower = make(short, embed_dim=DISTINCT, device="meta").visual
     if count(tower) <= largest:
-        tower = make(device="cpu").visual
+        tower = make(short, embed_dim=DISTINCT, device="cpu").visual
     height, width = open_clip.transform.to_2tuple(tower.image_size)
     return tower, Example.of(torch.zeros(2, 3, height, width))
 
