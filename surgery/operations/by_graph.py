@@ -98,7 +98,7 @@ def aligned(
             if proof is not None and proof.holds and not hidden:
                 notes = (*_notes(correspondence, proof), *told, *attempt.unseen(settings, told))
                 return Aligned(made, _pairs(correspondence), tuple(settings), proof, notes)
-            refused = refused or attempt.refusal(proof, hidden, differences)
+            refused = refused or attempt.refusal(proof, hidden, differences, settings)
     raise refused or PlanError("nothing was aligned", fix="surgery.align(donor, recipient)")
 
 
@@ -211,12 +211,40 @@ class _Attempt:
             return prove(self.twins, self.correspondence, self.alignment, prepare)
         except Exception as error:
             # Layers of the user's own run here; that they refuse is a finding like any other.
+            if self.forgets(settings):
+                raise self.stale() from error
             text = str(error).strip().splitlines() or [type(error).__name__]
             raise self._refused(
                 "with the donor's weights" + (" and settings" if settings else "") + " a model "
                 f"no longer runs: {text[0]}",
                 "two models that run on the example",
             ) from error
+
+    def forgets(self, settings: list[Step]) -> bool:
+        """Whether the recipient agrees once train mode made it forget what eval mode keeps."""
+        if self.twins.models[1].training:
+            return False
+
+        def prepare(model: nn.Module) -> None:
+            Journal().perform(makers(model, tuple(settings)))
+            model.train()
+
+        try:
+            proof = prove(self.twins, self.correspondence, self.alignment, prepare)
+        except Exception:  # The user's layers run here: that they refuse is an answer.
+            return False
+        return proof is not None and proof.holds
+
+    def stale(self) -> PlanError:
+        """Nothing is brought over: the recipient would not take notice."""
+        return PlanError(
+            "the recipient goes on with what eval mode keeps of its old weights",
+            where=type(self.twins.models[1]).__name__,
+            expected="outputs that follow the weights",
+            found="equal outputs after train(), others before",
+            fix="recipient.train().eval(), then surgery.transplant(donor, recipient, "
+            "match='graph')",
+        )
 
     def unseen(self, settings: list[Step], told: list[str]) -> Iterator[str]:
         """Settings that differ and that this example does not show; another might."""
@@ -293,7 +321,11 @@ class _Attempt:
         )
 
     def refusal(
-        self, proof: Proof | None, hidden: list[Distinction], differences: str
+        self,
+        proof: Proof | None,
+        hidden: list[Distinction],
+        differences: str,
+        settings: list[Step],
     ) -> PlanError:
         """Why nothing is brought over."""
         if proof is None:
@@ -324,6 +356,8 @@ class _Attempt:
                 hint,
                 hidden,
             )
+        if self.forgets(settings):
+            return self.stale()
         return self._refused(
             f"with the donor's weights the recipient computes something else: {proof}",
             "equal outputs within rounding",

@@ -216,6 +216,17 @@ def test_a_donor_that_has_run_before_is_a_donor_like_any_other():
     assert torch.allclose(recipient(ROW), wanted, atol=1e-6)
 
 
+def test_a_recipient_that_keeps_what_its_old_weights_made_is_named():
+    donor, recipient = Caches(), Caches().eval()
+    recipient(ROW)
+    with pytest.raises(PlanError, match="keeps of its old weights") as caught:
+        brought(donor, recipient, ROW)
+    assert "train().eval()" in str(caught.value)
+    recipient.train()
+    brought(donor, recipient, ROW)
+    assert torch.allclose(recipient(ROW), donor(ROW), atol=1e-6)
+
+
 class Shared(nn.Module):
     """Two places for one weight, or for two."""
 
