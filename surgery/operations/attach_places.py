@@ -14,14 +14,26 @@ from surgery.claims import claims_of
 from surgery.errors import ArgumentError
 from surgery.families.family import HeadRole
 from surgery.families.registry import Registry
+from surgery.graph.aten import packet
 from surgery.graph.record import record_graph
 from surgery.graph.skeleton import Skeleton
 from surgery.graph.structure import tensors
+from surgery.graph.walk import ancestors
 from surgery.operations.attach_features import Features
 from surgery.operations.simulate import MODES
 from surgery.survey import Survey
 
 _ROLES = ("main", "distillation", "projection")
+
+# What may come between a head and the output: heads are brought together, scores made likelihoods.
+_COMBINING = frozenset(
+    {
+        *("add", "add_", "sub", "sub_", "mul", "mul_", "div", "div_", "mean", "sum", "neg"),
+        *("stack", "cat", "view", "_unsafe_view", "reshape", "unsqueeze", "squeeze", "select"),
+        *("alias", "detach", "clone", "_to_copy", "expand", "unbind", "split", "transpose", "t"),
+        *("_softmax", "_log_softmax", "sigmoid", "sigmoid_"),
+    }
+)
 
 
 @dataclass(frozen=True)
@@ -33,7 +45,7 @@ class Place:
         addresses: all of them.
         role: of the head that belongs there.
         shape: of the features that go through it.
-        given_out: whether what goes through it is the output itself.
+        given_out: whether what goes through it is the output itself, in every mode.
     """
 
     address: str
@@ -61,7 +73,8 @@ def find_places(
     """Groups of identities that heads may be put in the place of, the likeliest first.
 
     What the caller names; what the model's family claims; the last that the output goes through;
-    the last of those that the same features go through.
+    the last of those that the same features go through, if these are all but the output: classes
+    behind which the model rectifies or drops features are none.
 
     Args:
         model: the model, out of its wrappers.
@@ -82,7 +95,9 @@ def find_places(
         through = calls[0][0] if all(len(each) == 1 for each in calls) else None
         if through is None or any(each[0] is None for each in calls):
             return None
-        given_out = through is first.outputs.get(features.path)
+        given_out = all(
+            seen.calls[address][0] is seen.outputs.get(features.path) for seen in passes
+        )
         addresses = index.addresses(tree.get_module(model, address))
         return Place(address, addresses, role, tuple(through.shape), given_out)
 
@@ -100,7 +115,38 @@ def find_places(
     like = [p for p in flat if p.shape == features.shape]
     if like:
         through = first.calls[like[-1].address][0]
-        yield tuple(p for p in like if first.calls[p.address][0] is through)
+        group = tuple(p for p in like if first.calls[p.address][0] is through)
+        if all(_is_last(model, known, features, group, mode) for mode in known.graphs):
+            yield group
+
+
+def _is_last(
+    model: nn.Module, known: Survey, features: Features, group: Sequence[Place], mode: str
+) -> bool:
+    """Whether what comes out of places is only brought together on its way to the output."""
+    addresses = {place.address for place in group}
+
+    def edit(skeleton: Skeleton) -> None:
+        for module, address in skeleton.modules:
+            if address in addresses:
+                # An identity leaves no trace in a graph; a copy does.
+                module.forward = torch.clone
+
+    graph = record_graph(model, known.example, train=MODES[mode], edit=edit)
+    leaf = next((each for each in graph.leaves if each.path == features.path), None)
+    if leaf is None or leaf.source is None:
+        return False
+    reached: set[int] = set()
+    for index in sorted(ancestors(graph, leaf.source.node) | {leaf.source.node}):
+        node = graph.nodes[index]
+        name = packet(node.operation) if node.role == "operation" else ""
+        if name == "clone" and node.module in addresses:
+            reached.add(index)
+        elif any(ref.node in reached for ref in node.inputs):
+            if name not in _COMBINING:
+                return False
+            reached.add(index)
+    return bool(reached)
 
 
 def _found(places: Iterable[Place | None]) -> tuple[Place, ...]:

@@ -346,3 +346,41 @@ def test_complex_features_are_refused():
 
     with pytest.raises(NoHeadError, match="complex64"):
         surgery.replace_head(Spectrum(), 2, attach=True, example=torch.randn(2, 3, 8, 8))
+
+
+class Behind(nn.Module):
+    """An identity, and what the model makes of what comes out of it."""
+
+    def __init__(self, behind: nn.Module) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(8, 6), nn.ReLU())
+        self.fc, self.behind = nn.Identity(), behind
+
+    def forward(self, x: Tensor) -> Tensor:
+        made: Tensor = self.behind(self.fc(self.body(x)))
+        return made
+
+
+BEHIND: dict[str, Callable[[], nn.Module]] = {
+    "relu": nn.ReLU,
+    "relu and softmax": lambda: nn.Sequential(nn.ReLU(), nn.Softmax(1)),
+    "dropout": lambda: nn.Dropout(0.5),
+    "tanh": nn.Tanh,
+    "norm": lambda: nn.LayerNorm(6, elementwise_affine=False),
+}
+
+
+@pytest.mark.parametrize("name", BEHIND)
+def test_scores_are_not_put_in_front_of_what_is_done_to_features(name: str):
+    model = Behind(BEHIND[name]())
+    outcome = surgery.replace_head(model, 3, attach=True, example=vectors())
+    assert isinstance(outcome.model, Headed)
+    assert isinstance(model.fc, nn.Identity)
+
+
+@pytest.mark.parametrize("behind", [nn.Softmax(1), nn.LogSoftmax(1), nn.Sigmoid()], ids=str)
+def test_scores_may_be_made_likelihoods_behind_their_place(behind: nn.Module):
+    model = Behind(behind)
+    outcome = surgery.replace_head(model, 3, attach=True, example=vectors())
+    assert outcome.model is model
+    assert isinstance(model.fc, nn.Linear)
