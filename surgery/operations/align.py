@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from torch import nn
 
 from surgery import tree
@@ -16,6 +17,8 @@ from surgery.graph.example import Example
 from surgery.graph.graph import Graph
 from surgery.graph.record import record_graph
 from surgery.graph.reduce import canonical
+from surgery.graph.skeleton import is_floating
+from surgery.graph.structure import replace_tensors
 from surgery.operations.correspondence import Correspondence, correspondence_of
 from surgery.recording import resolve_example
 
@@ -127,10 +130,31 @@ def twins_of(
 
 def _recorded(models: tuple[nn.Module, nn.Module], examples: tuple[Example, Example]) -> Twins:
     one, other = (
-        record_graph(model, _anew(example), train=False)
+        record_graph(model, _anew(_in_precision(example, model, models)), train=False)
         for model, example in zip(models, examples, strict=True)
     )
     return Twins(models, examples, (one, other))
+
+
+def _in_precision(
+    example: Example, model: nn.Module, models: tuple[nn.Module, nn.Module]
+) -> Example:
+    """The example for one of two models that hold their weights in different precision."""
+    precisions = [_precisions(each) for each in models]
+    own = _precisions(model)
+    if precisions[0] == precisions[1] or len(own) != 1:
+        return example
+    (dtype,) = own
+
+    def cast(tensor: torch.Tensor) -> torch.Tensor:
+        return tensor.to(dtype) if is_floating(tensor.dtype) else tensor
+
+    args, kwargs = replace_tensors((example.args, dict(example.kwargs)), cast)
+    return replace(example, args=args, kwargs=kwargs)
+
+
+def _precisions(model: nn.Module) -> set[torch.dtype]:
+    return {p.dtype for p in model.parameters() if is_floating(p.dtype)}
 
 
 def _anew(example: Example) -> Example:

@@ -321,3 +321,17 @@ def test_a_recipient_without_memory_is_refused():
     donor, recipient = nn.Linear(4, 4), nn.Linear(4, 4, device="meta")
     with pytest.raises(PlanError, match="on meta"):
         brought(donor, recipient, ROW)
+
+
+@pytest.mark.parametrize("precisions", [(torch.float16, None), (None, torch.bfloat16)])
+def test_weights_in_another_precision_are_aligned_and_rounded(
+    precisions: tuple[torch.dtype | None, torch.dtype | None],
+):
+    def network() -> nn.Module:
+        return nn.Sequential(nn.Linear(4, 8), nn.GELU(), nn.LayerNorm(8), nn.Linear(8, 3))
+
+    donor, recipient = (network().to(precision) for precision in precisions)
+    outcome = surgery.transplant(donor, recipient, match="graph", example=torch.zeros(2, 4))
+    for one, other in zip(donor.parameters(), recipient.parameters(), strict=True):
+        assert torch.equal(one.to(other.dtype), other)
+    assert outcome.plan.notes[0].startswith("proven")
