@@ -304,7 +304,7 @@ def test_a_layer_whose_features_are_no_axis_of_the_output_is_no_head(
     error = refused(make(), NoHeadError, 7, example=example())
     assert "fc.weight" in str(error.found)
     assert "whose features are no axis of it" in str(error.found)
-    assert "nn.Sequential(model, torch.nn.Linear" in str(error.fix)
+    assert "attach=True" in str(error.fix)
 
 
 class Constant(Headed):
