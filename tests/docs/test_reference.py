@@ -80,6 +80,7 @@ def test_the_start_of_a_sentence_is_no_type():
     assert lines == [":returns: The graph: operations and shapes", "          by path", ""]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_installed")
 def test_the_pages_build_without_a_warning(tmp_path: Path):
     done = subprocess.run(

@@ -107,6 +107,7 @@ def test_and_back_into_its_own(donor, photographs):
     assert all(torch.equal(tensor, state[name]) for name, tensor in back.items())
 
 
+@pytest.mark.slow
 def test_the_same_layers_with_other_padding_are_refused(donor):
     """All shapes fit, and 13 of 20 photographs would still be named right."""
     recipient = timm.create_model("efficientnet_lite0").eval()

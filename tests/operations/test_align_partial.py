@@ -18,6 +18,7 @@ from tests.operations.aligned import contents, shaken
 
 timm = pytest.importorskip("timm")
 NOTHING = Registry.of()
+SLOW = pytest.mark.slow
 IMAGE = torch.zeros(1, 3, 64, 64)
 SMALL = torch.zeros(1, 3, 16, 16)
 
@@ -120,8 +121,15 @@ def test_what_both_have_in_common_computes_the_same():
     assert torch.allclose(seen[0], seen[1], atol=1e-5)
 
 
-@pytest.mark.parametrize(("donor", "recipient"), [(18, 34), (34, 18)])
-@pytest.mark.parametrize("library", ["torchvision", "timm"])
+@pytest.mark.parametrize(
+    ("library", "donor", "recipient"),
+    [
+        ("torchvision", 18, 34),
+        ("timm", 34, 18),
+        pytest.param("torchvision", 34, 18, marks=SLOW),
+        pytest.param("timm", 18, 34, marks=SLOW),
+    ],
+)
 def test_every_stage_deeper_leaves_the_first_in_common(donor: int, recipient: int, library: str):
     other = "timm" if library == "torchvision" else "torchvision"
     one, two = resnet(donor, library), resnet(recipient, other)

@@ -45,7 +45,7 @@ PLACES = {
     "hrnet_w18_small": "classifier",
     "inception_v3": "fc",
 }
-QUICK = {"resnet18", "levit_128s", "dla34", "squeezenet1_1"}
+QUICK = {"resnet18", "deit_tiny_distilled_patch16_224", "squeezenet1_1"}
 
 
 def quick_first(names: Any) -> list[Any]:
