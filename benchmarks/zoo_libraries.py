@@ -160,6 +160,8 @@ def makes_classes(name: str, model: nn.Module) -> set[str]:
     if library == "geometric":
         return GRAPHS[kind]
     found = truth(model)
+    # Not what holds the layer, and says its size as well.
+    found -= {name for name in found if any(other.startswith(f"{name}.") for other in found)}
     if library == "open_clip":
         # Some keep the weight of their last product without a layer around it.
         found |= {n for n, p in model.named_parameters() if n == "proj" and p.shape[1] == DISTINCT}
