@@ -384,3 +384,22 @@ def test_scores_may_be_made_likelihoods_behind_their_place(behind: nn.Module):
     outcome = surgery.replace_head(model, 3, attach=True, example=vectors())
     assert outcome.model is model
     assert isinstance(model.fc, nn.Linear)
+
+
+class Mixer(nn.Module):
+    """Its last layer mixes words, not channels."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed = nn.Linear(4, 8)
+        self.mix = nn.Linear(6, 6)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.mix(torch.relu(self.embed(x)).transpose(1, 2)).transpose(1, 2)
+
+
+@pytest.mark.xfail(reason="the last layer alone says where the channels are", strict=True)
+def test_words_that_the_last_layer_mixes_are_no_channels():
+    words = torch.zeros(2, 6, 4)
+    outcome = surgery.replace_head(Mixer(), 7, example=words, attach=True, pool="mean")
+    assert outcome.model.head.in_features == 8
