@@ -54,8 +54,6 @@ COUNTED: dict[str, Callable[[int], dict[str, Any]]] = {
         "streaming_config": {"num_speakers": number},
     },
 }
-# Parameters that a model may have to be made for real where it could not be made narrow.
-SMALL = 2e8
 
 
 def parts(config: Any) -> Iterator[Any]:
@@ -113,10 +111,10 @@ def configured(kind: Any, num_labels: int, widths: bool | None) -> Any:
     return config
 
 
-def attempts(name: str, num_labels: int) -> Iterator[nn.Module]:
+def attempts(name: str, num_labels: int, largest: float) -> Iterator[nn.Module]:
     """Models of a class that could be constructed: small, shallow, and whole.
 
-    They are on ``meta`` where they are neither narrow nor small.
+    They are on ``meta`` where they are not narrow and have more than ``largest`` parameters.
 
     Raises:
         Exception: whatever the first attempt raised.
@@ -127,7 +125,7 @@ def attempts(name: str, num_labels: int) -> Iterator[nn.Module]:
     for widths in (True, False, None):
         try:
             config = configured(kind, num_labels, widths)
-            place = "cpu" if widths or count(kind, config) <= SMALL else "meta"
+            place = "cpu" if widths or count(kind, config) <= largest else "meta"
             with torch.device(place):
                 model = kind(config)
         except Exception as raised:  # of any configuration: the next attempt shrinks less

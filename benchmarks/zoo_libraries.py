@@ -98,7 +98,7 @@ def of_timm(name: str, largest: float) -> Built:
 def of_transformers(name: str, largest: float) -> Built:
     """The smallest that can be built and recorded."""
     error: Exception | None = None
-    for model in attempts(name, DISTINCT):
+    for model in attempts(name, DISTINCT, largest):
         try:
             example = resolve_example(model, registry=REGISTRY)
             surgery.record(model, example)
