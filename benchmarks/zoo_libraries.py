@@ -134,7 +134,9 @@ def of_open_clip(name: str, largest: float) -> Built:
     """What sees images; the layer that makes its embedding stands for a head."""
     short = name.partition(":")[2]
     make: Any = open_clip.create_model
-    tower = make(short, embed_dim=DISTINCT, device="meta").visual
+    # The words are made as well, and moved only when they are: not for real in between.
+    with torch.device("meta"):
+        tower = make(short, embed_dim=DISTINCT, device="meta").visual
     if count(tower) <= largest:
         tower = make(short, embed_dim=DISTINCT, device="cpu").visual
     height, width = open_clip.transform.to_2tuple(tower.image_size)
