@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from surgery.operations.backbone import remove_head
     from surgery.operations.build import build
     from surgery.operations.correspondence import Correspondence
+    from surgery.operations.correspondence_file import read_correspondence
     from surgery.operations.freezing import freeze, unfreeze
     from surgery.operations.head import replace_head
     from surgery.operations.input import adapt_input
@@ -62,6 +63,7 @@ _DOOR = {
     "load_weights": "surgery.operations.load",
     "parameter_groups": "surgery.optimizers.groups",
     "picture": "surgery.pictures.picture",
+    "read_correspondence": "surgery.operations.correspondence_file",
     "record": "surgery.recording",
     "remove_head": "surgery.operations.backbone",
     "replace": "surgery.operations.module",
@@ -101,6 +103,7 @@ __all__ = [
     "load_weights",
     "parameter_groups",
     "picture",
+    "read_correspondence",
     "record",
     "remove_head",
     "replace",

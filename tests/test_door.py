@@ -19,7 +19,7 @@ import surgery
 ROOT = Path(__file__).parents[1]
 
 DOOR = {
-    *("Correspondence", "align"),
+    *("Correspondence", "align", "read_correspondence"),
     *("Audit", "Example", "Family", "Graph", "Head", "Heads", "Outcome", "Plan"),
     *("Drawing", "Picture", "Unfreezing", "adapt_input", "draw", "picture"),
     *("audit", "build", "diff", "find_heads", "freeze", "load_weights", "record", "remove_head"),

@@ -29,7 +29,8 @@ def command(
 
     One forward pass of each is recorded on the meta device, and the graphs are laid one over the
     other: nothing is computed, no weight is needed. 'surgery transplant --match graph' brings the
-    values over, and proves by the outputs that they belong there.
+    values over, and proves by the outputs that they belong there. What --json writes to a file is
+    what 'surgery load RECIPIENT CHECKPOINT --rename FILE' reads.
     """
     models = [targets.model_of(target, options=given) for target in (donor, recipient)]
     from surgery.operations.align import align

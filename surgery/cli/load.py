@@ -18,7 +18,8 @@ from surgery.cli import options, running
     "--rename",
     multiple=True,
     metavar="OLD=NEW",
-    help="Another name for a key; old.*=new.* for all keys that begin so.",
+    help="Another name for a key; old.*=new.* for all keys that begin so. Or a file: what "
+    "'surgery align DONOR TARGET --json' wrote, for a checkpoint of DONOR.",
 )
 @click.option("--drop", multiple=True, metavar="PATTERN", help="Keys of either side to leave out.")
 @click.option(
@@ -61,7 +62,12 @@ def command(
 
 
 def _renames(texts: tuple[str, ...]) -> Any:
-    """Names by keys; or rules, where some are for all keys with a beginning."""
+    """Names by keys; rules, where some are for all keys with a beginning; or a file."""
+    files = [text for text in texts if text.endswith(".json") or "=" not in text]
+    if files:
+        if len(texts) > 1:
+            raise click.UsageError(f"--rename {files[0]} is a whole table: it is given alone")
+        return files[0]
     pairs = [options.pair(text, "--rename") for text in texts]
     if not any(old.endswith(".*") for old, _ in pairs):
         return dict(pairs)

@@ -210,6 +210,8 @@ def rebased(recipe: Recipe, file: Path) -> Recipe:
         arguments = dict(step.arguments)
         if "source" in arguments:
             arguments["source"] = moved(arguments["source"])
+        if isinstance(arguments.get("rename"), str):
+            arguments["rename"] = moved(arguments["rename"])
         donor = arguments.get("donor")
         if isinstance(donor, str):
             arguments["donor"] = if_file(donor)

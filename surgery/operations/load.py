@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -26,6 +27,7 @@ from surgery.operations.arrivals import (
 from surgery.operations.content import Content
 from surgery.operations.converted import converted
 from surgery.operations.correspondence import Correspondence
+from surgery.operations.correspondence_file import read_correspondence
 from surgery.operations.donors import Donor, Gift, check_readable
 from surgery.operations.incoming import Incoming, live
 from surgery.operations.mapping import Pair
@@ -50,7 +52,7 @@ def load_weights(
     model: nn.Module,
     source: object,
     *,
-    rename: Rename | Correspondence | None = None,
+    rename: Rename | Correspondence | str | os.PathLike[str] | None = None,
     drop: object = (),
     on_mismatch: object = "skip",
     min_coverage: float = 0.5,
@@ -75,7 +77,7 @@ def load_weights(
         rename: names for the source's keys: a mapping from keys to names, pairs of a regular
             expression and a replacement, or a callable from a key to its name or None; or what
             ``surgery.align`` found, from the model that the source was saved from to this one,
-            which also cuts, joins and transposes.
+            which also cuts, joins and transposes, or the file that its JSON was written to.
         drop: patterns of keys of either side to leave out, as in ``surgery.freeze``.
         on_mismatch: what becomes of tensors that fit by name and not by shape: ``"skip"``;
             ``"error"``; ``"adapt"`` (another number of input channels, another kernel size,
@@ -125,6 +127,8 @@ def load_weights(
     inner = tree.unwrap(model)
     entry = published(source)
     weights = read(entry.source, mmap=mmap, inside=inside, registry=known)
+    if isinstance(rename, (str, os.PathLike)):
+        rename = read_correspondence(rename)
     if isinstance(rename, Correspondence):
         check_share(min_coverage)
         weights, rename = converted(weights, rename, min_coverage), None

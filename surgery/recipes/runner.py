@@ -17,6 +17,7 @@ from surgery.errors import ExpectationError, RecipeError, SurgeryError, WeightsE
 from surgery.families.registry import Registry, in_force
 from surgery.operations import made
 from surgery.operations.backbone import remove_head
+from surgery.operations.correspondence_file import read_correspondence
 from surgery.operations.freezing import freeze, unfreeze
 from surgery.operations.head import replace_head
 from surgery.operations.input import adapt_input
@@ -194,6 +195,10 @@ class _Work:
             return lambda model: verb(donor(), model, **arguments)
         if step.verb == "load_weights":
             arguments["source"] = located(self.recipe, arguments["source"], must_exist=True)
+            if isinstance(arguments.get("rename"), str):
+                what = "a file that surgery align --json wrote"
+                file = located(self.recipe, arguments["rename"], must_exist=True, what=what)
+                arguments["rename"] = read_correspondence(file)
             return lambda model: verb(model, **arguments)
 
         def call(model: nn.Module) -> Outcome:

@@ -45,13 +45,20 @@ class Beginning:
     options: Mapping[str, Any] = field(default_factory=dict)
 
 
-def located(recipe: Recipe, path: str, *, must_exist: bool = False) -> str:
+def located(
+    recipe: Recipe,
+    path: str,
+    *,
+    must_exist: bool = False,
+    what: str = "a file or directory of weights",
+) -> str:
     """Where a path of a recipe leads to: it begins at the recipe's own folder.
 
     Args:
         recipe: the recipe.
         path: as it is spelt there.
         must_exist: refuse a path to nothing.
+        what: what must be there, in words.
 
     Raises:
         RecipeError: there is nothing.
@@ -65,7 +72,7 @@ def located(recipe: Recipe, path: str, *, must_exist: bool = False) -> str:
         raise RecipeError(
             "there is no such file",
             where=found,
-            expected="a file or directory of weights",
+            expected=what,
             found="nothing",
             fix="paths of a recipe begin where the recipe lies",
         )

@@ -8,13 +8,23 @@ from surgery.graph.pieces import Piece
 from surgery.operations.correspondence import Correspondence, Form, Leftover, TensorPair
 from surgery.reports.report import Column, Fact, Report, Table, Value, describe
 
+# Empty where the one side has zeros in place of a tensor of the other.
 _PAIRS = (
-    Column("donor", "in the donor", "address"),
-    Column("recipient", "in the recipient", "address"),
+    Column("donor", "in the donor"),
+    Column("recipient", "in the recipient"),
     Column("how", "how"),
     Column("role", "role", "label"),
     Column("theirs", "", presence="data"),
     Column("ours", "", presence="data"),
+)
+# With these, `surgery.read_correspondence` makes the value again.
+_UNSETTLED = tuple(column for column in _PAIRS if column.key != "how")
+_TENSORS = (
+    Column("address", ""),
+    Column("shape", ""),
+    Column("names", ""),
+    Column("used", ""),
+    Column("table", ""),
 )
 _LEFT = (
     Column("side", "of the", "label"),
@@ -49,6 +59,7 @@ def _(found: Correspondence) -> Report:
         ),
         (
             Table("pairs", "What belongs where", _PAIRS, tuple(map(_pair, _settled(found)))),
+            Table("unsettled", "", _UNSETTLED, tuple(_unsettled(found)), presence="data"),
             Table("left", "Without a counterpart", _LEFT, tuple(_left(*each) for each in left)),
             Table(
                 "differences",
@@ -58,6 +69,10 @@ def _(found: Correspondence) -> Report:
                     (d.recipient, d.operation, d.name, str(d.theirs), str(d.ours), d.donor)
                     for d in found.differences
                 ),
+            ),
+            *(
+                Table(f"{side}_tensors", "", _TENSORS, tuple(_tensors(form)), presence="data")
+                for side, form in (("donor", found.donor), ("recipient", found.recipient))
             ),
         ),
         tuple(_notes(found)),
@@ -78,6 +93,22 @@ def _pair(each: tuple[TensorPair, Correspondence]) -> tuple[Value, ...]:
         _place(pair.theirs),
         _place(pair.ours),
     )
+
+
+def _unsettled(found: Correspondence) -> Iterator[tuple[Value, ...]]:
+    """Pairs that fill no tensor of the recipient whole; the way back may need them."""
+    for pair in found.pairs:
+        if pair not in found.parts.get(pair.recipient, ()):
+            yield pair.donor, pair.recipient, pair.role, _place(pair.theirs), _place(pair.ours)
+
+
+def _tensors(form: Form) -> Iterator[tuple[Value, ...]]:
+    names: dict[str, list[str]] = {}
+    for name, first in form.aliases.items():
+        names.setdefault(first, []).append(name)
+    for address, shape in form.shapes.items():
+        known = tuple(names.get(address, ()))
+        yield address, shape, known, form.used.get(address), address in form.constants
 
 
 def _how(pair: TensorPair, found: Correspondence) -> str:
