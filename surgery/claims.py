@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from surgery import tree
 from surgery.errors import ClaimContradictedError
 from surgery.facts import Fact
-from surgery.families.applied import attribute, heads_for
+from surgery.families.applied import attribute, heads_for, is_headless
 from surgery.families.family import Family, HeadClaim, contradicted
 from surgery.families.registry import Registry
 from surgery.findings import Head
@@ -102,7 +102,7 @@ def checked(
         ClaimContradictedError: the graph shows something else.
     """
     family = registry.claim(index.root)
-    if family is not None and family.headless:
+    if family is not None and is_headless(family, index.root):
         return []
     own = [claimed for claimed in claims if claimed.base == ""] if family is not None else []
     asked = [c for c in own if c.claim.role != "aux" and _is_there(index, c.address)]

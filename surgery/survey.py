@@ -22,7 +22,7 @@ from surgery.claims import (
 )
 from surgery.errors import RecordError
 from surgery.facts import Fact, find_facts
-from surgery.families.applied import heads_for
+from surgery.families.applied import heads_for, is_headless
 from surgery.families.family import Family, HeadRole
 from surgery.families.registry import Registry, in_force
 from surgery.findings import Evidence, Head, HeadOutput, Heads
@@ -42,6 +42,8 @@ _STREAM = 32
 
 # How many outputs are told apart in words where none of them has a head.
 _SAID = 4
+
+_NO_REMEDY = "nothing to do: find a model that makes classes"
 
 _NO_LAYER = "is made without any layer that mixes features"
 _NO_SEEN_LAYER = "is made without any other layer that mixes features"
@@ -175,13 +177,14 @@ def survey(
         said = [f"the weights of {shown} are packed and cannot be seen into", *said]
         said = [item.replace(_NO_LAYER, _NO_SEEN_LAYER) for item in said]
     family = registry.claim(index.root)
-    if family is not None and family.headless:
+    if family is not None and is_headless(family, index.root):
         said.insert(0, f"family {family.name!r} says that nothing in it makes classes")
-        remedy = "nothing to do: find a model that makes classes"
+        # Where others of the family have heads, one can be attached.
+        remedy = "" if callable(family.headless) else _NO_REMEDY
     scored = [head for head in heads if head.role in SCORED]
     if scored:
         said = [f"{head.address} {SCORED[head.role]}" for head in scored] + said
-        remedy = remedy or "nothing to do: find a model that makes classes"
+        remedy = remedy or _NO_REMEDY
     joined = _branches(graphs, sites_by_head)
     listed = Heads(tuple(heads), "; ".join(said), joined, remedy)
     return Survey(resolved, graphs, listed, sites_by_head, facts, tuple(spots), family)

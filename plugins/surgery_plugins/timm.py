@@ -45,6 +45,14 @@ def heads(model: nn.Module) -> tuple[HeadClaim, ...]:
     )
 
 
+def headless(model: Any) -> bool:
+    """Whether it says that it has no classes, and nobody put a layer where they would be made."""
+    if getattr(model, "num_classes", None) != 0:
+        return False
+    there = (model.get_submodule(claim.address) for claim in heads(model))
+    return not any(True for layer in there for _ in layer.parameters())
+
+
 def example(model: Any) -> Example | None:
     """Two images of the size that it was trained with, or that its patches are counted for."""
     from surgery.graph.example import Example
@@ -93,10 +101,11 @@ def stages(model: nn.Module) -> Stages:
 FAMILY = Family(
     name="timm",
     classes=("timm.*",),
-    marker="reset_classifier",
+    marker="forward_features",
     packages=("timm",),
     example=example,
     heads=heads,
+    headless=headless,
     stem=stem,
     stages=stages,
     catalog=Catalog(registered, target),

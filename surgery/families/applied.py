@@ -90,6 +90,35 @@ def heads_for(family: Family, model: nn.Module) -> tuple[HeadClaim, ...]:
     return cast("tuple[HeadClaim, ...]", claims)
 
 
+def is_headless(family: Family, model: nn.Module) -> bool:
+    """Whether the family says that nothing in this model makes classes.
+
+    Args:
+        family: the family that claimed the model.
+        model: the model; a wrapped one is reached through.
+
+    Raises:
+        PluginError: the family's callable raised, or returned something else than True or False.
+
+    Example:
+        >>> from torch import nn
+        >>> from surgery.families.applied import is_headless
+        >>> from surgery.families.family import Family
+        >>> says = lambda model: model.out_features == 0
+        >>> family = Family("line", ("torch.nn.modules.linear.Linear",), headless=says)
+        >>> is_headless(family, nn.Linear(5, 1))
+        False
+    """
+    from surgery import tree
+
+    if not callable(family.headless):
+        return family.headless
+    said = _call(family, "headless", family.headless, tree.unwrap(model))
+    if not isinstance(said, bool):
+        raise _wrong(family, "headless", "True or False", said)
+    return said
+
+
 def stages_for(family: Family, model: nn.Module) -> Stages:
     """The stages of this model, in the order of execution.
 

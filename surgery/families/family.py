@@ -134,7 +134,9 @@ class Family:
             (``(2, "conv1.in_channels", 224, 224)``), or a callable from the model to a
             ``surgery.Example``. Two samples at least: BatchNorm refuses one in train mode.
         heads: the layers that make classes; or a callable from the model to that.
-        headless: nothing in these models makes classes, whatever their outputs look like.
+        headless: nothing in these models makes classes, whatever their outputs look like; or a
+            callable from the model to whether that is so. A family that claims heads can only say
+            so of one model at a time.
         background: the name of class 0, where these models treat it as "no object"; empty where
             they do not.
         notes: what a person should know who changes the number of classes of such a model.
@@ -174,7 +176,7 @@ class Family:
     packages: tuple[str, ...] = ()
     example: ExampleSpec | None = None
     heads: tuple[HeadClaim, ...] | Callable[[nn.Module], tuple[HeadClaim, ...]] = ()
-    headless: bool = False
+    headless: bool | Callable[[nn.Module], bool] = False
     background: str = ""
     notes: tuple[str, ...] = ()
     stages: Stages | Callable[[nn.Module], Stages] = ()
@@ -290,11 +292,12 @@ class Family:
                 self.heads,
                 "heads=(HeadClaim('classifier'),)",
             )
-        if self.headless is not False and (self.headless is not True or self.heads):
+        unsaid = self.headless is False or callable(self.headless)
+        if not unsaid and (self.headless is not True or self.heads):
             raise self._wrong(
                 "headless",
                 "a family claims heads, or says that there are none",
-                "True where heads is empty, or False",
+                "True where heads is empty, False, or a callable that says so of one model",
                 f"headless={self.headless!r}, {len(claims) or 'perhaps'} heads",
                 "leave headless out",
             )

@@ -12,9 +12,10 @@ import pytest
 import torch
 from torch import nn
 
-from surgery.errors import ClaimContradictedError, PluginError
+import surgery
+from surgery.errors import ClaimContradictedError, NoHeadError, PluginError
 from surgery.families import Family, HeadClaim, HeadKind, WeightReader
-from surgery.families.applied import attribute, example_for, stages_for
+from surgery.families.applied import attribute, example_for, is_headless, stages_for
 from surgery.families.family import contradicted, overlaps
 from surgery.families.registry import Registry
 from surgery.graph.example import Example
@@ -280,6 +281,61 @@ def test_a_headless_family_silences_what_the_graph_takes_for_a_candidate():
     heads = find_heads(model, torch.zeros(2, 4), registry=Registry.of(family))
     assert not heads
     assert "family 'flow' says that nothing in it makes classes" in heads.ending
+
+
+class Counted(nn.Module):
+    """Ends in a layer that makes classes, or else features, which its attribute tells apart."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        self.body, self.last = nn.Linear(4, 8), nn.Linear(8, num_classes or 6)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.last(self.body(x).relu())
+
+
+def counted(**fields: object) -> Registry:
+    names = (f"{Counted.__module__}.{Counted.__qualname__}",)
+    return Registry.of(Family("counted", names, example=(2, 4), **fields))
+
+
+def test_a_family_may_say_of_one_model_that_nothing_in_it_makes_classes():
+    registry = counted(headless=lambda model: model.num_classes == 0)
+    (head,) = find_heads(Counted(5), registry=registry)
+    assert (head.address, head.corroborated) == ("last", True)
+    bare = Counted(0)
+    heads = find_heads(bare, registry=registry)
+    assert not heads
+    assert "family 'counted' says that nothing in it makes classes" in heads.ending
+    with pytest.raises(NoHeadError, match="attach=True"):
+        surgery.replace_head(bare, 7, registry=registry)
+    attached = surgery.replace_head(bare, 7, registry=registry, attach=True).model
+    assert attached(torch.zeros(2, 4)).shape == (2, 7)
+
+
+def test_without_a_family_a_number_of_none_leaves_a_candidate_that_nothing_corroborates():
+    """Whoever puts a layer of their own into a model seldom changes the number too."""
+    (head,) = find_heads(Counted(0), torch.zeros(2, 4), registry=Registry.of())
+    assert (head.address, head.corroborated) == ("last", False)
+
+
+def test_a_family_with_claims_may_say_that_one_model_has_none():
+    claims = (HeadClaim("last"),)
+    registry = counted(heads=claims, headless=lambda model: model.num_classes == 0)
+    assert find_heads(Counted(5), registry=registry)
+    assert not find_heads(Counted(0), registry=registry)
+
+
+@pytest.mark.parametrize(
+    ("says", "said"), [(lambda model: 1, "int: 1"), (lambda model: model.no, "AttributeError")]
+)
+def test_a_word_on_heads_that_is_none_names_the_family(says, said: str):
+    family = Family("tinynet", ("a.B",), headless=says)
+    with pytest.raises(PluginError, match="family 'tinynet': its headless") as caught:
+        is_headless(family, Net())
+    assert said in str(caught.value)
+    assert is_headless(Family("tinynet", ("a.B",), headless=True), Net())
 
 
 def test_a_coupled_layer_follows_the_heads_of_its_family_and_is_none_itself():

@@ -8,13 +8,20 @@ import re
 import subprocess
 import sys
 import venv
+from collections import OrderedDict
+from dataclasses import replace
 from importlib.metadata import distributions, entry_points
 from pathlib import Path
 from pkgutil import resolve_name
+from typing import Any
 
 import pytest
+import torch
+from torch import nn
 
 from surgery.errors import ClaimConflictError, PluginError
+from surgery.families.registry import Registry
+from surgery.heads import find_heads
 from surgery.testing import check_family
 
 ROOT = Path(__file__).parents[2]
@@ -289,3 +296,20 @@ def test_two_plugins_of_the_manual_name_each_other(load, write):
     assert {"'first'", "'second'"} <= set(re.findall(r"'\w+'", str(caught.value)))
     assert "SURGERY_DISABLE_PLUGINS" in caught.value.fix
     assert load(first=first, second=second, disabled=("second",)).conflicts == ()
+
+
+def test_the_word_on_models_without_classes_is_kept():
+    fences = re.findall(r"^```python\n(.*?)^```$", MANUAL.read_text("utf-8"), re.S | re.M)
+    (code,) = (fence for fence in fences if "def headless" in fence)
+    told: dict[str, Any] = {}
+    exec(code, told)
+    registry = Registry.of(
+        replace(told["FAMILY"], classes=("torch.nn.modules.container.Sequential",))
+    )
+    layers = {"body": nn.Linear(4, 6), "classifier": nn.Identity()}
+    model = nn.Sequential(OrderedDict(layers))
+    model.num_classes = 0
+    assert not find_heads(model, torch.zeros(2, 4), registry=registry)
+    model.classifier = nn.Linear(6, 3)
+    (head,) = find_heads(model, torch.zeros(2, 4), registry=registry)
+    assert (head.address, head.corroborated) == ("classifier", True)

@@ -121,6 +121,33 @@ def test_a_model_without_a_classifier_is_recognised(name: str):
         surgery.replace_head(model, 7, registry=REGISTRY)
 
 
+# They end in a layer like any classifier's, in front of what reads the image's features.
+ENCODERS = ("qwen3_vit_88m_enc", "deepseek_vit_412m_enc", "mobilenetv5_300m_enc")
+
+
+@pytest.mark.parametrize("name", [*ENCODERS, "gemma4_vit_167m_enc"])
+def test_an_encoder_that_says_it_has_no_classes_has_none(name: str):
+    model = build(name)
+    assert REGISTRY.claim(model) is FAMILY
+    heads = find_heads(model, registry=REGISTRY)
+    assert not heads
+    assert "family 'timm' says that nothing in it makes classes" in heads.ending
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+def test_without_the_plugin_the_last_layer_of_an_encoder_is_an_uncertain_candidate(name: str):
+    (head,) = find_heads(build(name), example_for(FAMILY, build(name)), registry=Registry.of())
+    assert not head.corroborated
+
+
+def test_a_layer_of_ones_own_is_found_though_the_model_says_that_it_has_no_classes():
+    model = build("resnet18", num_classes=0)
+    assert not find_heads(model, registry=REGISTRY)
+    model.fc = nn.Linear(512, 7, device="meta")
+    (head,) = find_heads(model, registry=REGISTRY)
+    assert (model.num_classes, head.address, head.corroborated) == (0, "fc", True)
+
+
 def test_seven_classes_there_and_back():
     model = build("deit_tiny_distilled_patch16_224")
     before = {name: id(tensor) for name, tensor in model.state_dict(keep_vars=True).items()}
