@@ -25,6 +25,7 @@ from surgery.operations.meeting import cut, parted
 from surgery.operations.plan import Step
 from surgery.operations.proof import Proof, prove
 from surgery.operations.settings import setting_steps
+from surgery.operations.sharing import apart, check_ties
 from surgery.operations.writes import makers
 
 _SHOWN = 8
@@ -82,6 +83,11 @@ def aligned(
     twins = twins_of(model, recipient, example, registry=registry)
     refused: PlanError | None = None
     for correspondence, alignment in correspondences(twins):
+        try:
+            check_ties(correspondence)
+        except PlanError as error:
+            refused = refused or error
+            continue
         check_coverage(correspondence, min_coverage)
         made = _gifts(donor, correspondence)
         attempt = _Attempt(twins, correspondence, alignment)
@@ -166,6 +172,7 @@ def _notes(found: Correspondence, proof: Proof) -> Iterable[str]:
         more = f" and {len(proof.silent) - _SHOWN} more" if len(proof.silent) > _SHOWN else ""
         why = "nothing that was compared depends on it"
         yield f"placed by the graphs alone, for {why}: {names}{more}"
+    yield from apart(found)
     for side, left in (("donor", found.donor_only), ("recipient", found.recipient_only)):
         yield from (f"not aligned, of the {side}: {each}" for each in left)
 

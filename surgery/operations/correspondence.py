@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -14,10 +14,15 @@ from surgery.graph.align import Alignment
 from surgery.graph.canonical import Cell, Slot
 from surgery.graph.distinctions import Distinction, distinctions
 from surgery.graph.pieces import Piece, contiguous
+from surgery.operations.spelled import spelled, verdicts
 from surgery.shown import Shown
+from surgery.weights.memory import describe
+from surgery.weights.value import TensorInfo
+from surgery.weights.verdicts import Matching
 
 Read = Callable[[str], torch.Tensor]
 
+_SHOWN = 4
 _ZEROS = "the other model has zeros in its place"
 
 
@@ -71,6 +76,11 @@ class Form:
     used: Mapping[str, int]
     constants: tuple[str, ...]
 
+    @property
+    def names(self) -> Mapping[str, str]:
+        """The same as ``aliases``, with the tensors that no state dict has by their addresses."""
+        return {address: address for address in self.shapes} | dict(self.aliases)
+
 
 @dataclass(frozen=True, repr=False)
 class Correspondence(Shown):
@@ -108,7 +118,20 @@ class Correspondence(Shown):
             address: tuple(pairs)
             for address, pairs in found.items()
             if sum(pair.ours.numel for pair in pairs) == self.recipient.used[address]
+            and len({pair.ours for pair in pairs}) == len(pairs)
         }
+
+    @cached_property
+    def torn(self) -> Mapping[str, tuple[str, ...]]:
+        """The recipient's tensors that several of the donor's would have to fill, and which.
+
+        The recipient ties there what the donor does not.
+        """
+        found: dict[Piece, dict[str, None]] = {}
+        for pair in self.pairs:
+            if pair.recipient:
+                found.setdefault(pair.ours, {})[pair.donor] = None
+        return {ours.address: tuple(names) for ours, names in found.items() if len(names) > 1}
 
     @property
     def filled(self) -> tuple[str, ...]:
@@ -164,11 +187,30 @@ class Correspondence(Shown):
                 found[address] = pair.donor
         return found
 
-    def given(self, names: Iterable[str]) -> tuple[str, ...]:
+    def sources(self, given: Mapping[str, TensorInfo]) -> dict[str, str]:
+        """What a checkpoint of the donor calls the donor's tensors, wrappers passed over.
+
+        Args:
+            given: facts of its tensors by name.
+
+        Returns:
+            Its names by the donor's first addresses; those that it lacks are left out.
+
+        Raises:
+            PlanError: two parts of it fit the donor equally well.
+        """
+        return spelled(self.donor.names, self.matching(given))
+
+    def matching(self, given: Mapping[str, TensorInfo]) -> Matching:
+        """The donor's tensors and those of a checkpoint of it, with a verdict for every one."""
+        return verdicts(self.donor.shapes, self.donor.names, given)
+
+    def given(self, there: Container[str], left_out: Container[str] = ()) -> tuple[str, ...]:
         """The recipient's tensors that a checkpoint of the donor fills.
 
         Args:
-            names: those in the checkpoint.
+            there: the donor's tensors that are in it, by first address.
+            left_out: those that are there and are not to be taken.
 
         Returns:
             Their first addresses. Counters that old files lack are left out.
@@ -176,21 +218,27 @@ class Correspondence(Shown):
         Raises:
             AddressError: the checkpoint lacks a tensor.
         """
-        there = {self.donor.aliases.get(name, name) for name in names}
-        found = []
+        found, wanted = [], []
         for address, pairs in self.parts.items():
             lacking = [pair for pair in pairs if pair.donor and pair.donor not in there]
-            if any(pair.role != "buffer" for pair in lacking):
-                raise AddressError(
-                    "the checkpoint lacks a tensor that belongs into the recipient",
-                    where=lacking[0].donor,
-                    expected=f"all tensors of {self.donor.title}",
-                    found=f"{len(there)} tensors",
-                    fix="align the model that the checkpoint was saved from: "
-                    "surgery.align(donor, recipient)",
-                )
+            wanted += [
+                pair.donor
+                for pair in lacking
+                if pair.role != "buffer" and pair.donor not in left_out
+            ]
             if not lacking:
                 found.append(address)
+        if wanted:
+            every = dict.fromkeys(wanted)
+            raise AddressError(
+                f"the checkpoint lacks {len(every)} of {len(self.read)} tensors that belong into "
+                "the recipient",
+                where=wanted[0],
+                expected=f"all tensors of {self.donor.title}",
+                found=", ".join([*every][:_SHOWN]) + (", ..." if len(every) > _SHOWN else ""),
+                fix="surgery.align(donor, recipient) with the model that the checkpoint was saved "
+                "from as the donor",
+            )
         return tuple(found)
 
     def convert(self, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -199,7 +247,8 @@ class Correspondence(Shown):
         ``surgery.load_weights(recipient, file, rename=correspondence)`` does it on the way.
 
         Args:
-            tensors: the donor's tensors by name, as ``state_dict`` gives them.
+            tensors: the donor's tensors by name, as ``state_dict`` gives them; prefixes of
+                wrappers before the names do no harm.
 
         Returns:
             The recipient's tensors by name, those that the donor fills; packed, cut and reshaped
@@ -209,10 +258,10 @@ class Correspondence(Shown):
             AddressError: a tensor is missing.
             PlanError: a tensor has another shape than the donor's.
         """
-        firsts = {self.donor.aliases.get(name, name): value for name, value in tensors.items()}
+        names = self.sources(describe(tensors))
         return {
-            address: self.assemble(address, lambda name: firsts[name].detach())
-            for address in self.given(tensors)
+            address: self.assemble(address, lambda first: tensors[names[first]].detach())
+            for address in self.given(names)
         }
 
     def assemble(self, address: str, read: Read) -> torch.Tensor:
@@ -338,7 +387,7 @@ class _Pairing:
         self.pairs: list[TensorPair] = []
         self.norms: list[tuple[str, str]] = []
         self.reasons: tuple[dict[str, str], dict[str, str]] = ({}, {})
-        self.given: dict[Piece, Piece] = {}
+        self.given: dict[Piece, dict[Piece, None]] = {}
         self.idle: set[Piece] = set()
         for a, b in alignment.pairs:
             self.add(alignment.one.cells[a], alignment.other.cells[b])
@@ -380,13 +429,13 @@ class _Pairing:
             return
         if not theirs.address:
             self.reasons[1][ours.address] = _ZEROS
-        known = self.given.setdefault(ours, theirs)
-        if known is theirs:
+        given = self.given.setdefault(ours, {})
+        if theirs not in given:
+            given[theirs] = None
             self.pairs.append(TensorPair(theirs.address, ours.address, theirs, ours, role))
-        elif known != theirs:
-            reason = f"{known.address} and {theirs.address} both belong there: it is shared"
-            self.reasons[1][ours.address] = reason
-            self.pairs = [pair for pair in self.pairs if pair.recipient != ours.address]
+        if len(given) > 1:
+            names = " and ".join(piece.address or "zeros" for piece in given)
+            self.reasons[1][ours.address] = f"{names} both belong there: it is shared"
 
 
 def _beside(

@@ -25,7 +25,7 @@ from surgery.operations.arrivals import (
     rounded,
 )
 from surgery.operations.content import Content
-from surgery.operations.converted import converted
+from surgery.operations.converted import by_correspondence, check_rivals
 from surgery.operations.correspondence import Correspondence
 from surgery.operations.correspondence_file import read_correspondence
 from surgery.operations.donors import Donor, Gift, check_readable
@@ -131,7 +131,10 @@ def load_weights(
         rename = read_correspondence(rename)
     if isinstance(rename, Correspondence):
         check_share(min_coverage)
-        weights, rename = converted(weights, rename, min_coverage), None
+        weights, drop = by_correspondence(
+            inner, weights, rename, drop=drop, on_mismatch=on_mismatch, min_coverage=min_coverage
+        )
+        rename = None
 
     def planned() -> Plan:
         loading = _Loading(
@@ -199,7 +202,7 @@ class _Loading:
             min_coverage=min_coverage,
         )
         matching = found.matching
-        self._check_rivals(matching)
+        check_rivals(matching, self.weights)
         adapter = Adapter(self.model, self.registry, self.classes.names)
         arrivals = self._arrivals(matching, adapter)
         matching = _settled(matching, arrivals)
@@ -241,21 +244,6 @@ class _Loading:
         loaded -= sum(item.policy == "skip" for item in matching.mismatched)
         total = len(self.places.infos)
         return f"load_weights({loaded} of {total} tensors from {self.weights.origin})"
-
-    def _check_rivals(self, matching: Matching) -> None:
-        """Refuse two different tensors for one tensor of the model."""
-        for name in matching.rivals:
-            other = matching.tied_sources[name]
-            first, second = self.weights.read(name), self.weights.read(other)
-            if not _same_bytes(first, second):
-                raise PlanError(
-                    "two different tensors of the source go to one tensor of the model, which "
-                    "is tied",
-                    where=name,
-                    expected=f"the values of {other!r}",
-                    found="other values",
-                    fix=f"drop={name!r}, or untie the two in the model first",
-                )
 
     def _arrivals(self, matching: Matching, adapter: Adapter) -> Arrivals:
         """What each tensor gets, read when its turn comes."""
@@ -420,13 +408,6 @@ def _taken(content: Content) -> Content:
     """Values that are read right now: they lie where the model is going to be written."""
     values = content.read()
     return Content(lambda: values, fresh=True)
-
-
-def _same_bytes(one: torch.Tensor, other: torch.Tensor) -> bool:
-    if one.shape != other.shape or one.dtype != other.dtype:
-        return False
-    flat = [tensor.contiguous().reshape(-1).view(torch.uint8) for tensor in (one, other)]
-    return torch.equal(*flat)
 
 
 def _holds(ours: torch.dtype, theirs: torch.dtype) -> bool:

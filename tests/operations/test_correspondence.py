@@ -137,7 +137,7 @@ def test_a_checkpoint_of_another_model_is_refused():
     lacking = {name: tensor for name, tensor in state.items() if "out_proj" not in name}
     wider = {**state, "attention.in_proj_weight": torch.zeros(48, 8)}
     for wrong, error, said in (
-        (lacking, AddressError, "the checkpoint lacks a tensor"),
+        (lacking, AddressError, "the checkpoint lacks 2 of 4 tensors"),
         (wider, PlanError, "another shape than the donor"),
     ):
         with pytest.raises(error, match=said):
