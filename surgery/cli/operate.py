@@ -44,6 +44,9 @@ ALL_BUT_HEADS = "all-but-heads"
     type=click.Choice(["mean", "max", "first", "last"]),
     help="How features of many places become one; first is a class token.",
 )
+@click.option(
+    "--channels", type=int, metavar="AXIS", help="The axis of those features that holds channels."
+)
 @click.option("--in-channels", type=click.IntRange(min=1), metavar="N", help="Of the images.")
 @click.option("--image-size", type=options.Shape(), metavar="N[,N]", help="Pixels of the images.")
 @click.option(
@@ -114,6 +117,7 @@ def _steps(
     attach: bool,
     attach_to: str | None,
     pool: str | None,
+    channels: int | None,
     in_channels: int | None,
     image_size: tuple[int, ...] | None,
     freeze: tuple[str, ...],
@@ -135,6 +139,7 @@ def _steps(
         heads=list(heads) or None,
         attach=attach_to or attach or None,
         pool=pool,
+        channels=channels,
     )
     if num_classes is not None or named is not None:
         steps.append(Step("replace_head", _given(num_classes=num_classes) | head))

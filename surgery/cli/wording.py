@@ -69,6 +69,11 @@ _NEXT: tuple[_Rule, ...] = (
         lambda found: "leave it out; surgery load puts weights into a file",
     ),
     (
+        "--channels",
+        r".*attach=(['\"])(output.*)\1, channels=(\d+)\)",
+        lambda found: f"--attach-to {shlex.quote(found[2])} --channels {found[3]}",
+    ),
+    (
         "--attach-to",
         r".*attach=(['\"])(output.*)\1\)?",
         lambda found: f"--attach-to {shlex.quote(found[2])}",

@@ -84,7 +84,7 @@ def follow(graph: Graph, start: Ref, axis: int, packing: Packing = PLAIN) -> Tra
             if ref not in axes:
                 continue
             held = packings.get(ref, PLAIN)
-            step = _step(graph, node, position, axes[ref])
+            step = across(graph, node, position, axes[ref])
             meetings += _meetings(graph, node, position, axes[ref], step, held)
             place = _unpacked(graph, node, position, axes[ref], step, held)
             if place is None:
@@ -119,7 +119,7 @@ def packings_of(graph: Graph, track: Track) -> tuple[Packing, ...]:
 def _unpacked(
     graph: Graph, node: Node, position: int, axis: int, step: int | None, packing: Packing
 ) -> tuple[int, Packing] | None:
-    """The axis that ``_step`` found with its packing, or what a view makes of a packed one."""
+    """The axis that ``across`` found with its packing, or what a view makes of a packed one."""
     if packing == PLAIN or not node.outputs:
         return None if step is None else (step, PLAIN)
     before, after = graph.spec(node.inputs[position]).shape, node.outputs[0].shape
@@ -130,8 +130,15 @@ def _unpacked(
     return (step, packing) if after[step] == before[axis] else None
 
 
-def _step(graph: Graph, node: Node, position: int, axis: int) -> int | None:
-    """The axis of the node's output that is ``axis`` of its input, or None where it is lost."""
+def across(graph: Graph, node: Node, position: int, axis: int) -> int | None:
+    """The axis of a node's output that is an axis of one of its inputs, or None where it is lost.
+
+    Args:
+        graph: the recorded forward pass.
+        node: the operation.
+        position: which of its inputs.
+        axis: of that input, not negative.
+    """
     before = graph.spec(node.inputs[position]).shape
     after = node.outputs[0].shape if node.outputs else ()
     name = packet(node.operation)
@@ -235,7 +242,7 @@ def _through_view(graph: Graph, node: Node, axis: int) -> int | None:
     for candidate in range(len(node.outputs[0].shape)):
         found: int | None = candidate
         for step in reversed(steps):
-            found = _step(graph, step, 0, found) if found is not None else None
+            found = across(graph, step, 0, found) if found is not None else None
         if found == axis:
             return candidate
     return None

@@ -44,12 +44,13 @@ _CONVOLUTIONS: dict[int, type[nn.Conv1d | nn.Conv2d | nn.Conv3d]] = {
 Attach: TypeAlias = "bool | str"
 
 
-def check_attach(attach: object, pool: object, **others: object) -> None:
+def check_attach(attach: object, pool: object, channels: object, **others: object) -> None:
     """Refuse arguments that say nothing of a head to attach.
 
     Args:
         attach: whether a head is attached, or to which output.
         pool: how features are pooled.
+        channels: the axis of their channels.
         others: arguments about a head that is there already, with what was passed.
 
     Raises:
@@ -71,14 +72,23 @@ def check_attach(attach: object, pool: object, **others: object) -> None:
             found=repr(pool),
             fix="surgery.replace_head(model, 7, attach=True, pool='mean')",
         )
-    if pool is not None and not attach:
+    if channels is not None and type(channels) is not int:
         raise ArgumentError(
-            "the features of a head that is there are pooled by the model",
-            where="pool",
-            expected="pool with attach=True",
-            found=f"pool={pool!r}, attach={attach!r}",
-            fix=f"surgery.replace_head(model, 7, attach=True, pool={pool!r})",
+            "channels says which axis of the features holds the channels",
+            where="channels",
+            expected="a number of an axis, or None",
+            found=repr(channels),
+            fix="surgery.replace_head(model, 7, attach=True, channels=2)",
         )
+    for name, value in (("pool", pool), ("channels", channels)):
+        if value is not None and not attach:
+            raise ArgumentError(
+                "the features of a head that is there are pooled by the model",
+                where=name,
+                expected=f"{name} with attach=True",
+                found=f"{name}={value!r}, attach={attach!r}",
+                fix=f"surgery.replace_head(model, 7, attach=True, {name}={value!r})",
+            )
     given = [name for name, value in others.items() if value is not None]
     if attach and given:
         raise ArgumentError(
@@ -177,6 +187,7 @@ def plan_attaching(
     *,
     attach: Attach,
     pool: str | None,
+    channels: int | None,
     heads: Wanted,
     registry: Registry | None,
 ) -> Plan:
@@ -194,6 +205,7 @@ def plan_attaching(
         options: how the layers are made.
         attach: True, or the path of the output that holds the features.
         pool: how the features are pooled; None for the model's own way.
+        channels: the axis of their channels; None for the one that the graph shows.
         heads: the places that the caller names, if any.
         registry: the plugins to ask.
 
@@ -207,7 +219,7 @@ def plan_attaching(
     number = check_num_classes(number)
     remarks = _check_headless(known, attach)
     registry = in_force(registry)
-    features = find_features(model, known, attach, pool)
+    features = find_features(model, known, attach, pool, channels)
     work = _Work(model, known, features, number, names, options, registry)
     probe = ProbeSizes(known.graphs.values(), [number]).next()
     plan = _in_place(work, probe, wanted) or _behind(work, probe)

@@ -11,26 +11,18 @@ from torch import nn
 
 from surgery.errors import AmbiguousHeadError, ArgumentError, NoHeadError, PlanError
 from surgery.graph.arguments import parameters_of
-from surgery.graph.aten import packet
-from surgery.graph.axes import follow
 from surgery.graph.example import Example
 from surgery.graph.graph import Graph, Leaf, Ref
 from surgery.graph.structure import tensors
 from surgery.graph.walk import ancestors, frontier
+from surgery.operations.attach_channels import find_channels, is_flat
+from surgery.operations.attach_roles import Roles
 from surgery.operations.attach_samples import check_samples
 from surgery.operations.attached import POOLS, Pool
 from surgery.survey import Survey
 
 # What the field calls the argument that is zero where words are padding.
 _MASK = "attention_mask"
-
-_NORMS = frozenset(
-    {
-        *("batch_norm", "native_batch_norm", "cudnn_batch_norm", "_native_batch_norm_legit"),
-        *("_native_batch_norm_legit_no_training", "_batch_norm_no_update", "native_group_norm"),
-    }
-)
-_LAST_NORMS = frozenset({"native_layer_norm", "_fused_rms_norm"})
 
 
 @dataclass(frozen=True)
@@ -62,17 +54,19 @@ class Features:
         return self.shape[self.axis]
 
 
-def find_features(model: nn.Module, known: Survey, attach: bool | str, pool: Any) -> Features:
+def find_features(
+    model: nn.Module, known: Survey, attach: bool | str, pool: Any, channels: int | None
+) -> Features:
     """Choose the features to put a head on.
 
     The one output; among several the one that is pooled already, or that all others lead to.
-    Where the channels are is what the graph shows: the axis of the last layers' features.
 
     Args:
         model: the model, out of its wrappers.
         known: its recordings.
         attach: True, or the path of an output.
         pool: how to pool them; None for the model's own way, where there is one.
+        channels: the axis of the channels; None for the one that the graph shows.
 
     Raises:
         NoHeadError: no output holds features.
@@ -87,14 +81,19 @@ def find_features(model: nn.Module, known: Survey, attach: bool | str, pool: Any
         leaf = _named(every, graph, attach)
     else:
         leaf, remarks = _chosen(every, graph, known, pool)
-    axis = _channels(graph, leaf)
-    _check_everywhere(known, leaf, axis)
-    check_samples(model, graph, leaf)
+    roles = Roles(graph)
+    check_samples(model, roles, leaf)
+    if channels is None:
+        axis, said = find_channels(model, known, roles, leaf)
+        remarks = (*remarks, *said)
+    else:
+        axis = _axis_named(leaf, channels)
+    _check_everywhere(model, known, leaf, axis, channels is not None)
     shape = leaf.spec.shape
     chosen = _pooling(leaf, axis, pool)
     mask, said = _mask(model, known.example, shape) if chosen and len(shape) == 3 else (None, ())
     remarks = (*remarks, *said)
-    if chosen and pool is None and not _is_flat(leaf):
+    if chosen and pool is None and not is_flat(leaf):
         places = len(shape) - 2
         remarks = (*remarks, f"the features are averaged over {places} axes of {leaf.path}")
     return Features(leaf.path, shape, leaf.spec.dtype, axis, chosen, mask, remarks)
@@ -155,8 +154,8 @@ def _chosen(
         )
     if len(every) == 1:
         return every[0], ()
-    flat = [leaf for leaf in every if _is_flat(leaf)]
-    wide = [leaf for leaf in every if not _is_flat(leaf)]
+    flat = [leaf for leaf in every if is_flat(leaf)]
+    wide = [leaf for leaf in every if not is_flat(leaf)]
     # Who says how to pool wants it done, and not what the model pooled.
     last = _last(graph, wide if pool is not None and wide else every)
     if last is None and pool is None and len(flat) == 1 and _follows(graph, flat[0], every):
@@ -174,13 +173,24 @@ def _chosen(
 
 
 def _last(graph: Graph, leaves: Sequence[Leaf]) -> Leaf | None:
-    """The one that is made from all the others."""
-    for leaf in leaves:
-        above = ancestors(graph, leaf.source.node) if leaf.source is not None else frozenset()
-        others = [o.source for o in leaves if o is not leaf and o.source is not None]
-        if all(source.node in above for source in others):
+    """The one that is made from all the others, or from all that their layers make."""
+    above = {leaf: ancestors(graph, leaf.source.node) for leaf in leaves if leaf.source is not None}
+    for leaf, behind in above.items():
+        others = [o.source for o in above if o is not leaf and o.source is not None]
+        if all(source.node in behind for source in others):
             return leaf
-    return None
+    # What comes out may be normalised or turned, and the model go on without that.
+    layers = {
+        leaf: {each.node for each in frontier(graph, leaf.source)}
+        for leaf in above
+        if leaf.source is not None
+    }
+    deepest = [
+        leaf
+        for leaf, behind in above.items()
+        if all(layers[other] and layers[other] <= behind for other in above if other is not leaf)
+    ]
+    return deepest[0] if len(deepest) == 1 else None
 
 
 def _follows(graph: Graph, leaf: Leaf, every: Sequence[Leaf]) -> bool:
@@ -188,17 +198,32 @@ def _follows(graph: Graph, leaf: Leaf, every: Sequence[Leaf]) -> bool:
     return any(other.source is not None and other.source.node in above for other in every)
 
 
-def _is_flat(leaf: Leaf) -> bool:
-    """Whether features are one vector a sample, perhaps in the form of an image of one pixel."""
-    return len(leaf.spec.shape) == 2 or sum(size > 1 for size in leaf.spec.shape[1:]) <= 1
+def _axis_named(leaf: Leaf, channels: int) -> int:
+    """The axis that the caller says holds the channels."""
+    rank = len(leaf.spec.shape)
+    axis = channels + rank if channels < 0 else channels
+    if not 0 < axis < rank:
+        raise ArgumentError(
+            "these features have no such axis of channels",
+            where="channels",
+            expected=f"one of {', '.join(map(str, range(1, rank)))}: the samples are along axis 0",
+            found=f"{channels} for {leaf.path} {leaf.spec}",
+            fix=f"channels={rank - 1}",
+        )
+    return axis
 
 
-def _check_everywhere(known: Survey, leaf: Leaf, axis: int) -> None:
+def _check_everywhere(
+    model: nn.Module, known: Survey, leaf: Leaf, axis: int, is_named: bool
+) -> None:
     """Refuse an output that is not there, or another, in one of the modes."""
+    first = next(iter(known.graphs.values()))
     for mode, graph in known.graphs.items():
         found = next((other for other in graph.leaves if other.path == leaf.path), None)
         same = found is not None and len(found.spec.shape) == len(leaf.spec.shape)
-        there = _channels(graph, found) if found is not None and same else axis
+        there = axis
+        if found is not None and same and not is_named and graph is not first:
+            there, _ = find_channels(model, known, Roles(graph), found)
         if found is None or not same or found.spec.shape[there] != leaf.spec.shape[axis]:
             shown = "nothing" if found is None else str(found.spec)
         elif there != axis:
@@ -212,63 +237,6 @@ def _check_everywhere(known: Survey, leaf: Leaf, axis: int) -> None:
             found=shown,
             fix="let forward return the same form in both modes, or choose an output: attach=",
         )
-
-
-def _channels(graph: Graph, leaf: Leaf) -> int:
-    """The axis of the channels.
-
-    Raises:
-        AmbiguousHeadError: it could be any of several.
-    """
-    shape = leaf.spec.shape
-    if len(shape) == 2:
-        return 1
-    found = _feature_axes(graph, leaf) or _norm_axes(graph, leaf) or _joined_axes(graph, leaf)
-    if not found and _is_flat(leaf):
-        found = {axis for axis, size in enumerate(shape) if axis and size > 1}
-    if len(found) == 1:
-        return found.pop()
-    shown = ", ".join(str(axis) for axis in sorted(found)) or "any"
-    raise AmbiguousHeadError(
-        "the graph does not show which axis of the features holds the channels",
-        where=leaf.path,
-        expected="one axis along which the last layers make features",
-        found=f"{leaf.spec}, where it could be {shown}",
-        fix="surgery.replace_head(torch.nn.Sequential(model, pool), ..., attach=True), where pool "
-        "makes [samples, channels]",
-    )
-
-
-def _feature_axes(graph: Graph, leaf: Leaf) -> set[int]:
-    """Where the features of the nearest layers are in an output."""
-    if leaf.source is None:
-        return set()
-    tracks = (follow(graph, each.value, each.axis) for each in frontier(graph, leaf.source))
-    return {track.axes[leaf.source] for track in tracks if leaf.source in track.axes} - {0}
-
-
-def _norm_axes(graph: Graph, leaf: Leaf) -> set[int]:
-    """Where the channels of the nearest normalisation are in an output."""
-    if leaf.source is None:
-        return set()
-    behind = sorted(ancestors(graph, leaf.source.node) | {leaf.source.node}, reverse=True)
-    for index in behind:
-        node = graph.nodes[index]
-        name = packet(node.operation) if node.role == "operation" else ""
-        if name in _NORMS | _LAST_NORMS:
-            axis = 1 if name in _NORMS else len(node.outputs[0].shape) - 1
-            reached = follow(graph, Ref(index), axis).axes.get(leaf.source)
-            return set() if reached is None else {reached} - {0}
-    return set()
-
-
-def _joined_axes(graph: Graph, leaf: Leaf) -> set[int]:
-    """Where an output is put together from features of several branches."""
-    node = graph.nodes[leaf.source.node] if leaf.source is not None else None
-    if node is None or packet(node.operation) != "cat" or leaf.source is None:
-        return set()
-    axis = node.arguments[1] if len(node.arguments) > 1 else dict(node.keywords).get("dim", 0)
-    return {int(axis) % len(leaf.spec.shape)} - {0}
 
 
 def _pooling(leaf: Leaf, axis: int, pool: Any) -> Pool | None:
@@ -297,7 +265,7 @@ def _pooling(leaf: Leaf, axis: int, pool: Any) -> Pool | None:
             found=f"{pool!r} for {leaf.path} {leaf.spec}",
             fix="pool='mean'",
         )
-    if pool is None and words and not _is_flat(leaf):
+    if pool is None and words and not is_flat(leaf):
         raise ArgumentError(
             f"the features of {shape[1]} words or patches are to become one vector a sample, and "
             "the model does not say how",

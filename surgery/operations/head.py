@@ -44,6 +44,7 @@ def replace_head(
     trainable: bool | None = True,
     attach: Attach = False,
     pool: str | None = None,
+    channels: int | None = None,
     example: Any = None,
     dry_run: bool = False,
     registry: Registry | None = None,
@@ -85,6 +86,8 @@ def replace_head(
         pool: with ``attach``, how features of many places become one vector a sample: ``"mean"``,
             ``"max"``, ``"first"`` (a class token) or ``"last"``, without those that an
             ``attention_mask`` leaves out. Left out: as the model does it, and images by their mean.
+        channels: with ``attach``, the axis of the features that holds the channels, where the
+            graph does not show it.
         example: the arguments of one forward pass; left out, it is supplied or inferred.
         dry_run: return the plan in an outcome, and touch nothing.
         registry: the plugins to ask; those installed, if left out.
@@ -114,9 +117,9 @@ def replace_head(
     check_init(init)
     check_generator(generator)
     check_trainable(trainable)
-    check_attach(attach, pool, keep=keep, old_classes=old_classes)
+    check_attach(attach, pool, channels, keep=keep, old_classes=old_classes)
     options = Options(*check_depth(hidden, dropout), init, generator, trainable)
-    asked = _Asked(number, names, keep, old_classes, heads, options, attach, pool)
+    asked = _Asked(number, names, keep, old_classes, heads, options, attach, pool, channels)
     tree.check_model(model)
     tree.check_changeable(model)
     planned = partial(_planned, model, asked, example, registry)
@@ -135,6 +138,7 @@ class _Asked:
     options: Options
     attach: Attach
     pool: str | None
+    channels: int | None
 
     def call(self, **arguments: Any) -> Mapping[str, Any]:
         """The call, with the arguments that are its own and those of every head."""
@@ -185,10 +189,15 @@ def _attached(model: nn.Module, asked: _Asked, known: Survey, registry: Registry
         asked.options,
         attach=asked.attach,
         pool=asked.pool,
+        channels=asked.channels,
         heads=asked.heads,
         registry=registry,
     )
     call = asked.call(
-        num_classes=asked.number, heads=asked.heads, attach=asked.attach, pool=asked.pool
+        num_classes=asked.number,
+        heads=asked.heads,
+        attach=asked.attach,
+        pool=asked.pool,
+        channels=asked.channels,
     )
     return dataclasses.replace(plan, call=call)

@@ -19,6 +19,15 @@ def images():
     return nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU())
 
 
+class Square(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.one, self.two = nn.Linear(8, 8), nn.Linear(4, 4)
+
+    def forward(self, x):
+        return self.two(self.one(x).transpose(1, 2)).transpose(1, 2)
+
+
 class Words(nn.Module):
     def __init__(self):
         super().__init__()
@@ -85,3 +94,18 @@ def test_without_it_the_next_step_is_said(surgery):
     wrong = surgery("operate", "trunks:images", "--attach", "-o", "x.safetensors")
     assert wrong.exit_code == 2
     assert "--num-classes" in wrong.stderr
+
+
+def test_the_axis_of_the_channels_is_named_where_it_does_not_show(surgery):
+    asked = ("operate", "trunks:Square", "--pool", "mean", "--num-classes", 3)
+    asked += ("--example", "2,4,8")
+    result = surgery(*asked, "--attach", "--dry-run")
+    assert result.exit_code == 2
+    assert result.stderr.endswith("next: --attach-to output --channels 2\n")
+    told = surgery(
+        *(*asked, "--attach-to", "output", "--channels", 2, "-o", "o.safetensors"),
+        *("--save-recipe", "r.yaml"),
+    )
+    assert told.exit_code == 0, told.stderr
+    (step,) = read_recipe("r.yaml").steps
+    assert step.arguments["channels"] == 2

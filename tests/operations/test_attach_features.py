@@ -398,7 +398,6 @@ class Mixer(nn.Module):
         return self.mix(torch.relu(self.embed(x)).transpose(1, 2)).transpose(1, 2)
 
 
-@pytest.mark.xfail(reason="the last layer alone says where the channels are", strict=True)
 def test_words_that_the_last_layer_mixes_are_no_channels():
     words = torch.zeros(2, 6, 4)
     outcome = surgery.replace_head(Mixer(), 7, example=words, attach=True, pool="mean")
