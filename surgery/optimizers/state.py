@@ -22,7 +22,7 @@ class Carry:
     Attributes:
         state: the new one, None where it starts anew.
         entries: how many entries along the axis have what they had, and how many there are.
-        reason: why it starts anew.
+        reason: why it starts anew, or what is not known of how new entries start.
         step: the step count it goes on with.
     """
 
@@ -44,7 +44,7 @@ def carry(
     A state tensor of the parameter's shape belongs to its entries: those that live on keep
     theirs, one that takes the place of several gets their mean, and new ones get what the
     optimizer starts from. Numbers, the step count among them, are kept. Where there is anything
-    else, the whole starts anew.
+    else, or nothing says what new entries start from, the whole starts anew.
 
     Args:
         state: of the old parameter; it stays as it is.
@@ -54,25 +54,53 @@ def carry(
         zero: what the optimizer starts from.
     """
     made: State = {}
+    guessed = []
+    grown = not all(carried.sources)
     for name, value in state.items():
         kind = _kind(name, value, old, zero)
-        if kind == "entries":
-            made[name] = carried_tensor(value, new.shape, carried, zero.starts.get(name, 0.0))
+        if kind == "entries" and name in zero.values:
+            if not _is_whole(carried):
+                return Carry(None, reason=f"{name!r} is of values that were mixed or scaled")
+            made[name] = carried_tensor(value, carried, new)
+        elif kind == "entries":
+            known = name in zero.starts
+            if grown and zero.found and not known:
+                return Carry(None, reason=f"nothing says what new entries of {name!r} start from")
+            guessed += [name] if grown and not known else []
+            made[name] = carried_tensor(value, carried, new, zero.starts.get(name, 0.0))
         elif kind == "number":
             made[name] = value.clone() if isinstance(value, torch.Tensor) else value
         else:
             return Carry(None, reason=f"{name!r} ({_brief(value)}) is not made entry by entry")
     kept = sum(bool(found) for found in carried.sources)
-    return Carry(made, (kept, len(carried.sources)), step=step_of(made))
+    names = ", ".join(map(repr, guessed))
+    reason = f"new entries of {names} start from 0, as nothing says otherwise" if names else ""
+    return Carry(made, (kept, len(carried.sources)), reason, step_of(made))
+
+
+def _is_whole(carried: Carried) -> bool:
+    """Whether every entry that lives on has the values of a single one."""
+    factors = carried.factors
+    if factors is None or any(len(found) > 1 for found in carried.sources):
+        return False
+    return all(factor == 1 for each in factors for factor in each)
 
 
 def carried_tensor(
-    value: torch.Tensor, shape: torch.Size, carried: Carried, start: float
+    value: torch.Tensor, carried: Carried, new: torch.Tensor, start: complex | None = None
 ) -> torch.Tensor:
-    """A tensor whose entries along an axis come from those of another; the rest is constant."""
+    """A tensor whose entries along an axis come from those of another.
+
+    Args:
+        value: the other.
+        carried: which entries live on.
+        new: the parameter that it is for.
+        start: what the rest is; left out, what it is in the parameter.
+    """
     axis, plain = carried.axis, value.detach()
     # The layout in memory is that of the old one, as an optimizer makes its state.
-    made = torch.full_like(_longer(plain, axis, shape[axis]), start)
+    made = _longer(plain, axis, new.shape[axis])
+    made.copy_(new.detach()) if start is None else made.fill_(start)
     single = {to: found[0] for to, found in enumerate(carried.sources) if len(found) == 1}
     if single:
         source = torch.tensor(list(single.values()), device=plain.device)

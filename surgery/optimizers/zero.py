@@ -2,7 +2,8 @@
 
 An optimizer does not say which of its state belongs to single entries of a parameter, nor what it
 starts from. A stand-in whose sides are all different, stepped once with a gradient of zero, shows
-both. The optimizer itself is not touched, and none of its hooks runs.
+both; a second one, whose values are all different, shows what starts from those. The optimizer
+itself is not touched, and none of its hooks runs.
 """
 
 from __future__ import annotations
@@ -24,17 +25,32 @@ from surgery.operations.draws import Draws
 _SIDES = (2, 3, 5, 7, 11)
 
 
+class _Noting(dict[str, Any]):
+    """The state of a stand-in, that notes what it is first given under each name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first: dict[str, Any] = {}
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        self.first.setdefault(name, _apart(value))
+        super().__setitem__(name, value)
+
+
 @dataclass(frozen=True, eq=False)
 class Zero:
     """How the state of a parameter starts.
 
     Attributes:
         starts: for each state tensor of the parameter's shape, the value it starts from.
+        values: names of those that start from the values of the parameter instead: where it
+            began, or an average of it.
         spanning: names of state tensors of another shape.
         found: whether the stand-in could be stepped; otherwise shapes decide, and zeros are taken.
     """
 
-    starts: Mapping[str, float] = field(default_factory=dict)
+    starts: Mapping[str, complex] = field(default_factory=dict)
+    values: frozenset[str] = frozenset()
     spanning: frozenset[str] = frozenset()
     found: bool = False
 
@@ -58,32 +74,50 @@ def zero_of(optimizer: Optimizer, group: Mapping[str, Any], parameter: torch.Ten
     if parameter.dim() > len(_SIDES) or parameter.is_meta:
         return Zero()
     shape = _SIDES[: parameter.dim()]
+    zeros = torch.zeros(shape).to(parameter.detach())
+    distinct = torch.arange(1, zeros.numel() + 1).view(shape).to(zeros)
     draws = Draws()
     try:
-        state = _stepped(optimizer, group, torch.zeros(shape).to(parameter.detach()))
+        _, state = _stepped(optimizer, group, zeros)
+        after, other = _stepped(optimizer, group, distinct.clone(), weight_decay=0)
     except Exception:  # an optimizer's own code: anything can come out
         return Zero()
     finally:
         draws.take_back()
     tensors = {name: each for name, each in state.items() if isinstance(each, torch.Tensor)}
     alike = {name: each for name, each in tensors.items() if tuple(each.shape) == shape}
+    # An average may begin with what comes out of the first step.
+    values = {name for name in alike if _is_any(other.get(name), (distinct, after))}
+    # Before the step where that was seen: some decay what they start from.
+    first = {name: state.first.get(name, each) for name, each in alike.items()}
     starts = {
-        name: float(each.flatten()[0])
-        for name, each in alike.items()
-        if bool((each == each.flatten()[0]).all())
+        name: each.flatten()[0].item()
+        for name, each in first.items()
+        if name not in values and bool((each == each.flatten()[0]).all())
     }
     scalars = {name for name, each in tensors.items() if not each.dim()}
-    return Zero(starts, frozenset(tensors.keys() - alike.keys() - scalars), bool(state))
+    spanning = frozenset(tensors.keys() - alike.keys() - scalars)
+    return Zero(starts, frozenset(values), spanning, True)
+
+
+def _is_any(found: object, others: tuple[torch.Tensor, ...]) -> bool:
+    if not isinstance(found, torch.Tensor):
+        return False
+    return any(found.shape == each.shape and bool((found == each).all()) for each in others)
 
 
 def _stepped(
-    optimizer: Optimizer, group: Mapping[str, Any], values: torch.Tensor
-) -> dict[str, Any]:
-    """The state of a stand-in after one step of an optimizer made of the same options."""
+    optimizer: Optimizer,
+    group: Mapping[str, Any],
+    values: torch.Tensor,
+    **others: Any,
+) -> tuple[torch.Tensor, _Noting]:
+    """A stand-in and its state, after one step of an optimizer made of the same options."""
     cls = type(optimizer)
     stand_in = nn.Parameter(values)
-    stand_in.grad = torch.zeros_like(values)
+    held: defaultdict[torch.Tensor, _Noting] = defaultdict(_Noting)
     options = {name: _apart(value) for name, value in group.items() if name != "params"}
+    options |= {name: value for name, value in others.items() if name in options}
     if "param_names" in options:
         options["param_names"] = ["stand_in"]
     other = cls.__new__(cls)
@@ -92,13 +126,20 @@ def _stepped(
         other.__setstate__(
             {
                 "defaults": dict(optimizer.defaults),
-                "state": defaultdict(dict),
+                "state": held,
                 "param_groups": [{**options, "params": [stand_in]}],
             }
         )
         # What is hung around a step (hooks, the count of a scheduler) is about real steps.
-        inspect.unwrap(cls.step)(other)
-    return dict(other.state[stand_in])
+        step = inspect.unwrap(cls.step)
+        stand_in.grad = torch.zeros_like(values)
+        try:
+            step(other)
+        except RuntimeError:
+            # Some take nothing but the rows that were looked up.
+            stand_in.grad = torch.zeros_like(values).to_sparse()
+            step(other)
+    return stand_in.detach(), held[stand_in]
 
 
 def _apart(value: Any) -> Any:
