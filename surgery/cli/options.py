@@ -69,6 +69,9 @@ class Argument(_OfPair):
 
     name = "argument"
 
+    def __init__(self, option: str = "--option") -> None:
+        self.option = option
+
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> tuple[str, Any]:
@@ -83,9 +86,9 @@ class Argument(_OfPair):
             return value
         from surgery.recipes.document import parse_yaml
 
-        name, text = pair(value, "--option")
+        name, text = pair(value, self.option)
         try:
-            return name, parse_yaml(text, "--option").value
+            return name, parse_yaml(text, self.option).value
         except RecipeError as error:
             self.fail(f"{text!r} is no YAML: {error.found}; text needs quotes", param, ctx)
 
@@ -166,15 +169,28 @@ def built_by(function: _F) -> _F:
 
 def arguments(function: _F) -> _F:
     """``--option NAME=VALUE``, as ``given: dict[str, Any]``."""
-    said = "Further argument for what builds TARGET."
+    return _arguments_for(function, "--option", "given", "TARGET")
+
+
+def recipient_arguments(function: _F) -> _F:
+    """``--option NAME=VALUE`` where there are two models, as ``given: dict[str, Any]``."""
+    return _arguments_for(function, "--option", "given", "RECIPIENT")
+
+
+def donor_arguments(function: _F) -> _F:
+    """``--donor-option NAME=VALUE``, as ``donor_given: dict[str, Any]``."""
+    return _arguments_for(function, "--donor-option", "donor_given", "DONOR")
+
+
+def _arguments_for(function: _F, option: str, name: str, built: str) -> _F:
     return click.option(
-        "--option",
-        "given",
-        type=Argument(),
+        option,
+        name,
+        type=Argument(option),
         multiple=True,
         callback=_arguments,
         metavar="NAME=VALUE",
-        help=said,
+        help=f"Further argument for what builds {built}.",
     )(function)
 
 

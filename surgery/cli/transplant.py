@@ -22,6 +22,7 @@ from surgery.cli import options, running
 )
 @click.option("--freeze", is_flag=True, help="What arrives is not to train.")
 @click.option("--donor-weights", type=click.Path(), metavar="FILE", help="Loaded into DONOR.")
+@options.donor_arguments
 @options.weights
 @click.option(
     "--on-mismatch",
@@ -43,6 +44,12 @@ from surgery.cli import options, running
     help="By name, or by what both compute: between libraries, proven by output.",
 )
 @click.option("--set-differences", is_flag=True, help="By graph: take over eps and the like.")
+@click.option(
+    "--min-coverage",
+    type=click.FloatRange(0, 1),
+    metavar="P",
+    help="By graph: share of tensors that must have a counterpart; 0.5 if left out.",
+)
 @options.example
 @running.recipe
 @running.output
@@ -54,22 +61,29 @@ def command(
     writing: running.Writing,
     mapping: tuple[str, ...],
     donor_weights: str | None,
+    donor_given: dict[str, Any],
     allow_differences: bool,
     match: str,
     set_differences: bool,
+    min_coverage: float | None,
     example: tuple[int, ...] | None,
     **arguments: Any,
 ) -> None:
     """Put layers of DONOR, a model or a checkpoint, into RECIPIENT, and write that to a file."""
     from surgery.recipes import Step
 
+    if allow_differences and set_differences:
+        raise click.UsageError("differences are allowed by name, or set by graph: not both")
     arguments["donor"] = donor
-    if donor_weights is not None:
-        arguments["donor"] = {"target": donor, "weights": donor_weights}
+    if donor_weights is not None or donor_given:
+        arguments["donor"] = {"target": donor}
+        arguments["donor"] |= {"options": donor_given} if donor_given else {}
+        arguments["donor"] |= {} if donor_weights is None else {"weights": donor_weights}
     arguments |= {"mapping": _mapping(mapping)} if mapping else {}
     arguments |= {"differences": "allow"} if allow_differences else {}
     arguments |= {"differences": "set"} if set_differences else {}
     arguments |= {} if match == "address" else {"match": match}
+    arguments |= {} if min_coverage is None else {"min_coverage": min_coverage}
     arguments |= {} if example is None else {"example": list(example)}
     file = None if weights is None else str(weights)
     steps = [Step("transplant", arguments)]

@@ -41,6 +41,21 @@ _NEXT: tuple[_Rule, ...] = (
         r"surgery\.load_weights\(.*, '([^']+)'\)",
         lambda found: f"a name as TARGET, and --weights {shlex.quote(found[1])}",
     ),
+    (
+        "--donor-weights",
+        r"surgery\.load_weights\(model, checkpoint\) into .*",
+        lambda found: "the model that it was saved from as DONOR, and --donor-weights FILE",
+    ),
+    (
+        "--set-differences",
+        r"surgery\.transplant\(.*match='graph', differences='set'\)(.*)",
+        lambda found: f"--set-differences{found[1]}",
+    ),
+    (
+        "--match",
+        r"surgery\.align\(donor, recipient\)(.*)",
+        lambda found: f"surgery align DONOR RECIPIENT{found[1]}",
+    ),
     ("", r"surgery\.load_weights\(.*\)", lambda found: "a name as TARGET, and the file as SOURCE"),
     (
         "--map",

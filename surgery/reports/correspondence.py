@@ -76,7 +76,19 @@ def _(found: Correspondence) -> Report:
             ),
         ),
         tuple(_notes(found)),
+        _lead(found),
     )
+
+
+def _lead(found: Correspondence) -> str:
+    """What it comes to."""
+    known = len(found.recipient.shapes) - len(found.recipient.constants)
+    said = f"{len(found.filled)} of {known} tensors of the recipient get their values"
+    left = len(found.donor_only)
+    said += f", and {left} of the donor have no place." if left else "."
+    if found.differences:
+        return f"{said} Layers differ in {len(found.differences)} settings besides."
+    return said
 
 
 def _settled(found: Correspondence) -> Iterator[tuple[TensorPair, Correspondence]]:
@@ -145,6 +157,10 @@ def _left(side: str, each: Leftover) -> tuple[Value, ...]:
 
 
 def _notes(found: Correspondence) -> Iterator[str]:
+    yield (
+        "this is what the graphs say, and no output was compared: "
+        "surgery.transplant(match='graph') proves it before it writes anything"
+    )
     if found.ambiguous:
         yield (
             "some operations look the same from everywhere; surgery.transplant(match='graph') "
