@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from surgery.graph.align import Alignment
-from surgery.graph.canonical import Stream
-from surgery.graph.graph import Node
+from surgery.graph.bounds import Bound, bounds_apart
+from surgery.graph.canonical import Canonical, Stream
+from surgery.graph.graph import Node, Ref
+from surgery.graph.regions import regions
 from surgery.graph.wording import name_of, plain, settings_of, written
 
 # Cells whose node says how they compute; that of a bare value is whatever reads it.
 _TOLD = frozenset({"product", "norm", "scale"})
+
+# What operators put around their input, by the beginnings of their names.
+_MODES = {"reflection_pad": "reflect", "replication_pad": "replicate"}
+_WRITES = frozenset({"copy", "updated"})
 
 # Operators of joins that are called a sum, and are not the same.
 _SUMS = frozenset({"sub", "rsub"})
@@ -50,7 +57,76 @@ def distinctions(alignment: Alignment) -> Iterator[Distinction]:
         one, other = alignment.one.cells[a], alignment.other.cells[b]
         if one.kind in _TOLD:
             nodes = alignment.one.graph.nodes[one.node], alignment.other.graph.nodes[other.node]
-            yield from _between(*nodes)
+            modes = list(_modes(alignment, a, b)) if name_of(nodes[0]) == "convolution" else []
+            yield from modes
+            yield from (d for d in _between(*nodes) if not modes or d.name != "padding")
+        elif one.kind == "join" and one.name == other.name == "bmm":
+            yield from _heads(alignment, a, b)
+
+
+def _modes(alignment: Alignment, a: int, b: int) -> Iterator[Distinction]:
+    """What two convolutions put around their input, where it is as wide in both."""
+    sides = (alignment.one, a), (alignment.other, b)
+    (mode, width), (other, wide) = (_padding(side, number) for side, number in sides)
+    if mode != other and width == wide:
+        modules = [side.cells[number].module for side, number in sides]
+        yield Distinction(modules[0], modules[1], "convolution", "padding_mode", mode, other)
+
+
+def _padding(side: Canonical, number: int) -> tuple[str, tuple[int, ...]]:
+    """What stands around the input of a convolution, and by how much it is longer for it."""
+    cell = side.cells[number]
+    node = side.graph.nodes[cell.node]
+    before = [side.graph.nodes[n] for stream in cell.streams[:1] for n in stream.via]
+    longer = list(settings_of(node).get("padding", ()))
+    if len(longer) == 1:
+        longer *= len(side.graph.spec(node.inputs[0]).shape) - 2
+    sizes = [2 * each for each in longer]
+    mode, inner = _mode(before)
+    if inner is not None:
+        around, middle = (side.graph.spec(ref).shape[2:] for ref in (node.inputs[0], inner))
+        pairs = zip(sizes, around, middle, strict=True)
+        sizes = [size + whole - part for size, whole, part in pairs]
+    return mode, tuple(sizes)
+
+
+def _mode(before: Sequence[Node]) -> tuple[str, Ref | None]:
+    """How operations pad, by the last of them, and what they put something around."""
+    last = name_of(before[-1]) if before else ""
+    for part, mode in _MODES.items():
+        if last.startswith(part):
+            return mode, before[-1].inputs[0]
+    run = list(itertools.takewhile(lambda node: name_of(node) in _WRITES, reversed(before)))
+    # Numbers from the other end are written around a copy.
+    return ("circular", run[-1].inputs[-1]) if len(run) > 1 else ("zeros", None)
+
+
+def _heads(alignment: Alignment, a: int, b: int) -> Iterator[Distinction]:
+    """Into how many heads of which size attention cuts the same features."""
+    one, other = _head(alignment.one, a), _head(alignment.other, b)
+    if one is None or other is None or one[0] != other[0] or one[1] == other[1]:
+        return
+    sides = (alignment.one, a), (alignment.other, b)
+    modules = [side.cells[number].module for side, number in sides]
+    counts = ("num_heads", *(features // size for features, size in (one, other)))
+    for name, theirs, ours in (counts, ("head_dim", one[1], other[1])):
+        yield Distinction(modules[0], modules[1], "attention", name, theirs, ours)
+
+
+def _head(side: Canonical, number: int) -> tuple[int, int] | None:
+    """How many features queries have, and how many of them one head; None for no queries."""
+    cell = side.cells[number]
+    while cell.streams:
+        source = side.cells[cell.streams[0].cell]
+        if source.kind == "product":
+            node = side.graph.nodes[side.cells[number].node]
+            first = node.inputs[1 if name_of(node) == "baddbmm" else 0]
+            features, size = source.shape[0], side.graph.spec(first).shape[-1]
+            return None if features % size else (features, size)
+        if source.kind == "join" and source.name == "bmm":
+            return None
+        cell = source
+    return None
 
 
 def folded(found: Iterable[Distinction]) -> Iterator[str]:
@@ -91,6 +167,24 @@ def ways(alignment: Alignment) -> Iterator[Distinction]:
             [alignment.one.graph.nodes[number] for number in mine.via],
             [alignment.other.graph.nodes[number] for number in theirs.via],
         )
+    for one, other in regions(alignment):
+        for pair in bounds_apart(one, other):
+            yield from _bounded(*pair)
+
+
+def _bounded(one: Bound | None, other: Bound | None) -> Iterator[Distinction]:
+    """Bounds that are others, or that only one of two has, whatever the operations are called."""
+    found = [each for each in (other, one) if each is not None]
+    nodes = [each.node for each in found]
+    if len(nodes) > 1 and name_of(nodes[0]) == name_of(nodes[1]):
+        yield from _between(nodes[1], nodes[0])
+        return
+    modules = [each.node.module if each is not None else "" for each in (one, other)]
+    values = [dict(each.values) if each is not None else {} for each in (one, other)]
+    for name in sorted(values[0].keys() | values[1].keys()):
+        theirs, ours = (each.get(name, "none") for each in values)
+        if theirs != ours:
+            yield Distinction(modules[0], modules[1], name_of(nodes[0]), name, theirs, ours)
 
 
 def _sums(alignment: Alignment) -> Iterator[Distinction]:

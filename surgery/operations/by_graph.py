@@ -26,6 +26,7 @@ from surgery.operations.plan import Step
 from surgery.operations.proof import Proof, prove
 from surgery.operations.settings import setting_steps
 from surgery.operations.sharing import apart, check_ties
+from surgery.operations.tables import TABLE, remedy
 from surgery.operations.writes import makers
 
 _SHOWN = 8
@@ -191,13 +192,14 @@ class _Attempt:
         Padding and stride come last: they may be the same, written another way.
         """
         every = self.correspondence.differences
-        plain = tuple(each for each in every if each.name not in _SPATIAL)
+        told_apart = tuple(each for each in every if each.operation != TABLE)
+        plain = tuple(each for each in told_apart if each.name not in _SPATIAL)
         if differences != "set" or not plain:
             yield [], []
         if differences != "set":
             return
         between = tuple(way for way in dict.fromkeys(ways(self.alignment)) if way.name)
-        tried: list[list[Step]] = [[]]
+        tried: list[list[Step]] = [] if plain else [[]]
         for found in (plain, every, (*every, *between)):
             steps, stay = setting_steps(self.twins.models[1], found)
             if steps not in tried:
@@ -283,7 +285,9 @@ class _Attempt:
         stays = self._stays(settings)
         if proof.dtype is not torch.float64:
             found = [*self.correspondence.differences, *ways(self.alignment)]
-            return [d for d in found if d.name and d.name not in _SPATIAL and stays(d)]
+            # Of a table of another size another part is read, and precision hides none of that.
+            apart = _SPATIAL | {"shape"}
+            return [d for d in found if d.name and d.name not in apart and stays(d)]
         closed = {
             number
             for number, cell in enumerate(self.alignment.one.cells)
@@ -351,8 +355,10 @@ class _Attempt:
             "surgery.transplant(..., match='graph', differences='set') takes over the donor's "
             "settings"
         )
-        if differences == "set" or not (*self.correspondence.differences, *ways(self.alignment)):
-            hint = ""
+        found = (*self.correspondence.differences, *ways(self.alignment))
+        tables = [each for each in found if each.operation == TABLE]
+        if differences == "set" or len(tables) == len(found):
+            hint = remedy(tables)
         if proof.holds:
             why = "nothing that was compared depends on where the two differ"
             if proof.dtype is not torch.float64:

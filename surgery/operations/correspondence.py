@@ -15,6 +15,7 @@ from surgery.graph.canonical import Cell, Slot
 from surgery.graph.distinctions import Distinction, distinctions
 from surgery.graph.pieces import Piece, contiguous
 from surgery.operations.spelled import spelled, verdicts
+from surgery.operations.tables import tables_apart
 from surgery.shown import Shown
 from surgery.weights.memory import describe
 from surgery.weights.value import TensorInfo
@@ -374,7 +375,7 @@ def correspondence_of(
         forms[1],
         (*found.pairs, *beside),
         found.reasons,
-        tuple(dict.fromkeys(distinctions(alignment))),
+        tuple(dict.fromkeys((*distinctions(alignment), *tables_apart(alignment, indexes)))),
         len(alignment.open),
         alignment.complete,
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from torch import nn
@@ -10,6 +10,15 @@ from torch import nn
 from surgery import tree
 from surgery.graph.distinctions import Distinction
 from surgery.operations.plan import Step
+from surgery.operations.tables import TABLE
+
+# What layers call a setting where they do not call it that: a part of the name.
+_PARTS: Mapping[str, tuple[str, ...]] = {
+    "eps": ("eps",),
+    "num_heads": ("heads",),
+    "head_dim": ("head_dim", "head_size"),
+    "group": ("num_groups",),
+}
 
 
 def setting_steps(model: nn.Module, found: Iterable[Distinction]) -> tuple[list[Step], list[str]]:
@@ -25,6 +34,9 @@ def setting_steps(model: nn.Module, found: Iterable[Distinction]) -> tuple[list[
     steps: dict[tuple[str, str], Step] = {}
     stay: dict[str, None] = {}
     for each in found:
+        if each.operation == TABLE:
+            stay[str(each)] = None
+            continue
         module = tree.get_module(model, each.recipient)
         name = _attribute(module, each)
         if name is None:
@@ -51,10 +63,11 @@ def _attribute(module: nn.Module, each: Distinction) -> str | None:
     held = vars(module)
     if each.name in held and _equal(held[each.name], each.ours):
         return each.name
-    if each.name != "eps":
-        return None
-    alike = [name for name, v in held.items() if "eps" in name and _equal(v, each.ours)]
-    return alike[0] if len(alike) == 1 else None
+    for part in _PARTS.get(each.name, ()):
+        alike = [name for name, v in held.items() if part in name and _equal(v, each.ours)]
+        if len(alike) == 1:
+            return alike[0]
+    return None
 
 
 def _equal(held: Any, used: Any) -> bool:
