@@ -28,9 +28,10 @@ import torch
 from torch import Tensor, nn
 
 import surgery
+from benchmarks.implementations import Model
 from benchmarks.registry import ROOT
 from benchmarks.timing import THREADS, machine, markdown, publish, times
-from benchmarks.twins import ABSENT, Model, Twin, strangers, twins
+from benchmarks.twins import ABSENT, Twin, strangers, twins
 from surgery import tree
 from surgery.errors import SurgeryError
 from surgery.families.registry import Registry
@@ -38,7 +39,14 @@ from surgery.operations.align import correspondences, twins_of
 from surgery.operations.plan import Outcome
 
 KEPT = ROOT / "build" / "cross_library.jsonl"
-PACKAGES = ("torchvision", "timm", "transformers", "efficientnet-pytorch")
+PACKAGES = (
+    "torchvision",
+    "timm",
+    "transformers",
+    "efficientnet-pytorch",
+    "open_clip_torch",
+    "segmentation-models-pytorch",
+)
 # What decides over a row, beside the graphs.
 FILES = (
     "align",
@@ -63,6 +71,7 @@ class Row:
         donor: the model that gave its weights.
         recipient: the model that got them.
         size: of the images, in pixels; 0 for text.
+        given: what both configurations were given.
         proof: the largest difference, as the outcome states it; empty where it failed.
         reason: why it failed.
         settings: what was set as in the donor, and how often.
@@ -76,6 +85,7 @@ class Row:
     donor: str
     recipient: str
     size: int
+    given: str
     proof: str = ""
     reason: str = ""
     settings: str = ""
@@ -199,9 +209,15 @@ def _timed(
     return time.thread_time() - between, between - start, found.ambiguous
 
 
+def key(donor: Model, recipient: Model, twin: Twin) -> tuple[str, str, int, str]:
+    """What a row is known by."""
+    given = f"{dict(donor.settings)}, {dict(recipient.settings)}, {twin.words}"
+    return str(donor), str(recipient), twin.size, given
+
+
 def attempt(donor: Model, recipient: Model, twin: Twin) -> Row:
     """Bring the weights of one model into another."""
-    row, example = Row(str(donor), str(recipient), twin.size), twin.example()
+    row, example = Row(*key(donor, recipient, twin)), twin.example()
     try:
         one, other = randomised(donor.make(), example), recipient.make()
         row.ratio, row.ambiguous = timed(one, other, example)
@@ -235,14 +251,14 @@ def attempt(donor: Model, recipient: Model, twin: Twin) -> Row:
 def circumstances() -> str:
     """What a kept row depends on."""
     digest = hashlib.sha256(machine(*PACKAGES).encode())
-    paths = [*(ROOT / "surgery/graph").glob("*.py"), ROOT / "benchmarks/twins.py"]
+    paths = [*(ROOT / "surgery/graph").glob("*.py"), ROOT / "benchmarks/implementations.py"]
     paths += [ROOT / f"surgery/operations/{name}.py" for name in FILES]
     for path in sorted(paths):
         digest.update(path.read_bytes())
     return digest.hexdigest()
 
 
-def kept(stamp: str) -> dict[tuple[str, str, int], Row]:
+def kept(stamp: str) -> dict[tuple[str, str, int, str], Row]:
     """The rows of a run that was interrupted, if they were made by the same code."""
     if not KEPT.exists() or not KEPT.read_text("utf-8"):
         return {}
@@ -250,25 +266,24 @@ def kept(stamp: str) -> dict[tuple[str, str, int], Row]:
     if json.loads(first) != stamp:
         return {}
     rows = [Row(**json.loads(line)) for line in lines]
-    return {(row.donor, row.recipient, row.size): row for row in rows}
+    return {(row.donor, row.recipient, row.size, row.given): row for row in rows}
 
 
-def examined(pairs: Sequence[Twin], keep: bool) -> Iterator[Row]:
+def examined(pairs: Sequence[Twin]) -> Iterator[Row]:
     """A row for each pair and direction."""
     stamp = circumstances()
-    done = kept(stamp) if keep else {}
-    if keep and not done:
+    done = kept(stamp)
+    if not done:
         KEPT.parent.mkdir(exist_ok=True)
         KEPT.write_text(f"{json.dumps(stamp)}\n", "utf-8")
     for twin in pairs:
         for donor, recipient in ((twin.one, twin.other), (twin.other, twin.one)):
-            row = done.get((str(donor), str(recipient), twin.size))
+            row = done.get(key(donor, recipient, twin))
             if row is None:
                 row = attempt(donor, recipient, twin)
                 gc.collect()
-                if keep:
-                    with KEPT.open("a", encoding="utf-8") as file:
-                        file.write(f"{json.dumps(asdict(row))}\n")
+                with KEPT.open("a", encoding="utf-8") as file:
+                    file.write(f"{json.dumps(asdict(row))}\n")
             print(f"{row.donor} -> {row.recipient}: {row.proof or 'FAILED ' + row.reason}")
             yield row
 
@@ -313,11 +328,11 @@ def main(wanted: Sequence[str] = ()) -> int:
     torch.set_num_threads(THREADS)
     warnings.filterwarnings("ignore")
     chosen = [t for t in twins() if not wanted or any(word in str(t) for word in wanted)]
-    rows = list(examined(chosen, keep=not wanted))
+    rows = list(examined(chosen))
     if wanted:
         print(table(rows))
         return int(any(not row.proof for row in rows))
-    refused = list(examined(list(strangers()), keep=True))
+    refused = list(examined(list(strangers())))
     failed = [row for row in rows if not row.proof]
     publish(
         "cross_library",

@@ -1,34 +1,17 @@
-"""Pairs of models that are one architecture in two libraries, and how to make them."""
+"""Pairs of models that are one architecture in two libraries."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
-from torch.nn import functional
+
+from benchmarks.implementations import VOCABULARY, Model
 
 # A small image where the model takes any; the published size where it does not.
 SIDE = 64
-VOCABULARY = 1000
-
-
-@dataclass(frozen=True)
-class Model:
-    """A model of a library: its name there, and what its configuration is given."""
-
-    library: str
-    name: str
-    settings: Mapping[str, Any]
-
-    def __str__(self) -> str:
-        return f"{self.library} {self.name}"
-
-    def make(self) -> nn.Module:
-        """The model, with random weights, in eval mode."""
-        return MAKERS[self.library](self.name, dict(self.settings)).eval()
 
 
 @dataclass(frozen=True)
@@ -38,6 +21,7 @@ class Twin:
     one: Model
     other: Model
     size: int
+    words: int = 12
 
     def __str__(self) -> str:
         return f"{self.one} and {self.other}"
@@ -45,117 +29,9 @@ class Twin:
     def example(self) -> torch.Tensor:
         """What both take."""
         if self.size == 0:
-            return torch.zeros(1, 12, dtype=torch.int64)
+            return torch.zeros(1, self.words, dtype=torch.int64)
         return torch.zeros(1, 3, self.size, self.size, device="meta")
 
-
-def _torchvision(name: str, settings: dict[str, Any]) -> nn.Module:
-    from torchvision.models import get_model
-
-    if name in ("inception_v3", "googlenet"):
-        settings["init_weights"] = False
-    return get_model(name, weights=None, **settings)
-
-
-def _timm(name: str, settings: dict[str, Any]) -> nn.Module:
-    import timm
-
-    settings.setdefault("num_classes", 1000)
-    return timm.create_model(name, **settings)  # type: ignore[no-any-return]
-
-
-def _transformers(name: str, settings: dict[str, Any]) -> nn.Module:
-    import transformers
-
-    kind = getattr(transformers, name)
-    config = kind.config_class(**settings)
-    if not name.endswith("Model"):
-        config.num_labels = settings.get("num_labels", 1000)
-    return kind(config)  # type: ignore[no-any-return]
-
-
-def _efficientnet(name: str, settings: dict[str, Any]) -> nn.Module:
-    from efficientnet_pytorch import EfficientNet
-
-    return EfficientNet.from_name(name)  # type: ignore[no-any-return]
-
-
-class PlainBert(nn.Module):
-    """The mathematics of BERT over ``nn.TransformerEncoder``."""
-
-    def __init__(self, width: int, layers: int, heads: int) -> None:
-        super().__init__()
-        self.words = nn.Embedding(VOCABULARY, width)
-        self.places = nn.Embedding(64, width)
-        self.kinds = nn.Embedding(2, width)
-        self.norm = nn.LayerNorm(width, eps=1e-12)
-        layer = nn.TransformerEncoderLayer(
-            width, heads, 4 * width, activation="gelu", batch_first=True, layer_norm_eps=1e-12
-        )
-        self.encoder = nn.TransformerEncoder(layer, layers, enable_nested_tensor=False)
-        self.pool = nn.Linear(width, width)
-
-    def forward(self, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Hidden states, and the first one pooled."""
-        places = self.places(torch.arange(ids.shape[1], device=ids.device))
-        kinds = self.kinds(torch.zeros_like(ids))
-        hidden = self.encoder(self.norm(self.words(ids) + kinds + places))
-        return hidden, torch.tanh(self.pool(hidden[:, 0]))
-
-
-class PlainGpt(nn.Module):
-    """The mathematics of GPT-2 with ``nn.Linear``, query, key and value each by itself."""
-
-    def __init__(self, width: int, layers: int, heads: int) -> None:
-        super().__init__()
-        self.words = nn.Embedding(VOCABULARY, width)
-        self.places = nn.Embedding(64, width)
-        self.blocks = nn.ModuleList(PlainGptBlock(width, heads) for _ in range(layers))
-        self.norm = nn.LayerNorm(width)
-
-    def forward(self, ids: torch.Tensor) -> torch.Tensor:
-        """Hidden states."""
-        hidden = self.words(ids) + self.places(torch.arange(ids.shape[1], device=ids.device))
-        for block in self.blocks:
-            hidden = block(hidden)
-        return self.norm(hidden)  # type: ignore[no-any-return]
-
-
-class PlainGptBlock(nn.Module):
-    """Attention that looks back, and a perceptron."""
-
-    def __init__(self, width: int, heads: int) -> None:
-        super().__init__()
-        self.heads = heads
-        self.before, self.between = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.query, self.key, self.value = (nn.Linear(width, width) for _ in range(3))
-        self.out = nn.Linear(width, width)
-        self.up, self.down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """The hidden states after this block."""
-        y = self.before(x)
-        query, key, value = (
-            each(y).unflatten(-1, (self.heads, -1)).transpose(1, 2)
-            for each in (self.query, self.key, self.value)
-        )
-        mixed = functional.scaled_dot_product_attention(query, key, value, is_causal=True)
-        x = x + self.out(mixed.transpose(1, 2).flatten(2))
-        y = functional.gelu(self.up(self.between(x)), approximate="tanh")
-        return x + self.down(y)  # type: ignore[no-any-return]
-
-
-def _plain(name: str, settings: dict[str, Any]) -> nn.Module:
-    return {"BERT": PlainBert, "GPT-2": PlainGpt}[name](48, 3, 4)
-
-
-MAKERS: Mapping[str, Callable[[str, dict[str, Any]], nn.Module]] = {
-    "torchvision": _torchvision,
-    "timm": _timm,
-    "transformers": _transformers,
-    "efficientnet-pytorch": _efficientnet,
-    "plain torch": _plain,
-}
 
 # torchvision's name, timm's where it is another, and the size where only one will do.
 _TORCHVISION: tuple[tuple[str, str, int], ...] = (
@@ -264,6 +140,87 @@ _BETWEEN: tuple[tuple[str, dict[str, Any], str, int], ...] = (
     ("MobileNetV2ForImageClassification", {"tf_padding": False}, "mobilenet_v2", SIDE),
 )
 
+_WIDTH = {"hidden_size": 384, "num_attention_heads": 6}
+_SMALL = _WIDTH | {"intermediate_size": 1536}
+_SHORT = {"num_hidden_layers": 4}
+_FEATURES = {"num_classes": 0}
+# All tokens, as the towers of transformers return them; the depth of these is cut on both sides.
+_TOKENS = {"num_classes": 0, "global_pool": "", "depth": 4}
+_POOLED = {"class_token": False, "global_pool": "avg", "fc_norm": False}
+_B0 = {
+    "image_size": 224,
+    "width_coefficient": 1.0,
+    "depth_coefficient": 1.0,
+    "hidden_dim": 1280,
+}
+
+_CLIP_TEXT = {"bos_token_id": 0, "pad_token_id": 1, "eos_token_id": 2}
+_SAM = {"num_classes": 0, "img_size": 256, "depth": 4, "global_attn_indexes": (2,)}
+
+# Where the twin is given something too.
+_MORE: tuple[tuple[str, dict[str, Any], Model, int], ...] = (
+    ("ViTMSNForImageClassification", _SMALL, Model("timm", "vit_small_patch16_224", {}), 224),
+    ("IJepaForImageClassification", _SMALL, Model("timm", "vit_small_patch16_224", _POOLED), 224),
+    ("DINOv3ConvNextModel", {}, Model("timm", "convnext_tiny", _FEATURES), SIDE),
+    (
+        "DINOv3ViTModel",
+        {"num_register_tokens": 4},
+        Model("timm", "vit_small_patch16_dinov3", _FEATURES),
+        224,
+    ),
+    ("EfficientNetForImageClassification", _B0, Model("timm", "tf_efficientnet_b0", {}), SIDE),
+    (
+        "SiglipVisionModel",
+        _SHORT | {"hidden_act": "gelu"},
+        Model("timm", "vit_base_patch16_siglip_224", _FEATURES | {"depth": 4}),
+        224,
+    ),
+    (
+        "SiglipForImageClassification",
+        {"vision_config": _SHORT | {"hidden_act": "gelu"}},
+        Model("timm", "vit_base_patch16_siglip_gap_224", {"depth": 4}),
+        224,
+    ),
+    (
+        "CLIPVisionModel",
+        _SHORT,
+        Model("timm", "vit_base_patch32_clip_quickgelu_224", _FEATURES | {"depth": 4}),
+        224,
+    ),
+    (
+        "CLIPVisionModelWithProjection",
+        {},
+        Model("open_clip", "ViT-B-32-quickgelu", {"part": "visual"}),
+        224,
+    ),
+    (
+        "BlipVisionModel",
+        _SHORT | {"image_size": 224},
+        Model("timm", "vit_base_patch16_224", _TOKENS),
+        224,
+    ),
+    (
+        "InternVLVisionModel",
+        _SHORT | {"image_size": [224, 224]},
+        Model("timm", "vit_intern300m_patch14_448", _TOKENS | {"img_size": 224}),
+        224,
+    ),
+    (
+        "Aimv2VisionModel",
+        _SHORT | {"use_head": False},
+        Model("timm", "aimv2_large_patch14_224", _TOKENS),
+        224,
+    ),
+    (
+        "SamVisionModel",
+        _SHORT | {"image_size": 256, "global_attn_indexes": [2]},
+        Model("timm", "samvit_base_patch16", _SAM),
+        256,
+    ),
+    ("Sam2HieraDetModel", {}, Model("timm", "sam2_hiera_tiny", _FEATURES), 256),
+    ("SegformerModel", {}, Model("segmentation-models-pytorch", "mit_b0", {}), SIDE),
+)
+
 # What is asked for and has no row: there is no second implementation, or no memory for it.
 ABSENT: Mapping[str, str] = {
     "CvtForImageClassification": "neither timm nor torchvision has CvT",
@@ -274,6 +231,16 @@ ABSENT: Mapping[str, str] = {
     "others; timm's reads one of them. Without a head it is in the table",
     "regnet_y_128gf": "644 million parameters: in double precision two of them take more memory "
     "than the machine of this table has",
+    "Dinov2WithRegistersModel": "timm keeps no position for the class token: its converter adds "
+    "two tensors up to one, which is no correspondence",
+    "HGNetV2ForImageClassification": "its head lacks the last convolution that timm's has",
+    "DonutSwinForImageClassification": "a Swin without the last normalisation, which timm has",
+    "AlignVisionModel": "an EfficientNet B7 without the last convolution, which timm has",
+    "RTDetrResNetBackbone": "a ResNet-50-D that gives feature maps; the averages on its way count "
+    "what was padded, timm's do not",
+    "ViTMAEModel": "it puts the patches in a random order, and timm's ViT keeps theirs",
+    "googlenet, shufflenet, squeezenet and alexnet": "torchvision alone has them",
+    "TextNetForImageClassification": "neither timm nor torchvision has TextNet",
 }
 
 
@@ -291,6 +258,10 @@ def twins() -> Iterator[Twin]:
     yield Twin(one, Model("timm", "levit_128", {"distilled": False}), 224)
     for name, settings, other, size in _BETWEEN:
         yield Twin(Model("transformers", name, settings), Model("torchvision", other, {}), size)
+    for name, settings, other, size in _MORE:
+        yield Twin(Model("transformers", name, settings), other, size)
+    clip = Model("open_clip", "ViT-B-32-quickgelu", {"part": "text"})
+    yield Twin(Model("transformers", "CLIPTextModelWithProjection", _CLIP_TEXT), clip, 0, 77)
     bert = {"hidden_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4}
     bert |= {"intermediate_size": 192, "max_position_embeddings": 64, "vocab_size": VOCABULARY}
     yield Twin(Model("transformers", "BertModel", bert), Model("plain torch", "BERT", {}), 0)
@@ -306,6 +277,11 @@ def strangers() -> Iterator[Twin]:
     yield Twin(one, Model("timm", "tf_efficientnet_b4", {}), SIDE)
     one = Model("transformers", "EfficientNetForImageClassification", {"image_size": 600})
     yield Twin(one, Model("torchvision", "efficientnet_b7", {}), SIDE)
+    one = Model("torchvision", "maxvit_t", {})
+    yield Twin(one, Model("timm", "maxvit_tiny_tf_224", {}), 224)
+    # Behind the last activation one keeps the share that dropout lets through in training.
+    one = Model("transformers", "PPLCNetForImageClassification", {})
+    yield Twin(one, Model("timm", "lcnet_100", {}), SIDE)
     # Attention that is normalised by softmax, and by length.
     one = Model("transformers", "SwiftFormerForImageClassification", {})
     yield Twin(one, Model("timm", "swiftformer_xs", {}), 224)
