@@ -258,8 +258,8 @@ def twins() -> Iterator[Twin]:
     yield Twin(one, Model("timm", "levit_128", {"distilled": False}), 224)
     for name, settings, other, size in _BETWEEN:
         yield Twin(Model("transformers", name, settings), Model("torchvision", other, {}), size)
-    for name, settings, other, size in _MORE:
-        yield Twin(Model("transformers", name, settings), other, size)
+    for name, settings, twin, size in _MORE:
+        yield Twin(Model("transformers", name, settings), twin, size)
     clip = Model("open_clip", "ViT-B-32-quickgelu", {"part": "text"})
     yield Twin(Model("transformers", "CLIPTextModelWithProjection", _CLIP_TEXT), clip, 0, 77)
     bert = {"hidden_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4}
