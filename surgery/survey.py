@@ -31,6 +31,7 @@ from surgery.graph.axes import Track, follow, packings_of
 from surgery.graph.example import Example
 from surgery.graph.graph import Graph, Leaf, Node, Ref
 from surgery.graph.packing import PLAIN, Packing
+from surgery.graph.read_on import is_read_on
 from surgery.graph.record import record_graph
 from surgery.graph.skeleton import holds_features
 from surgery.graph.walk import Mixing, ancestors, feeding, frontier, weight_sources
@@ -338,20 +339,11 @@ def _scored(
 
 
 def _is_read_on(graph: Graph, pair: tuple[Owner, Site], looking: _Looking) -> bool:
-    """Whether later layers read what a number alone takes for classes: keys and values do so.
-
-    A view has many axes, and one of them has the right number now and then. What is kept for the
-    next call is a view of features that the layers behind it mix on.
-    """
+    """Whether later layers read what a number alone takes for classes: keys and values do so."""
     owner, site = pair
-    if site.packing == PLAIN or claim_on(looking.claims, owner) is not None:
+    if claim_on(looking.claims, owner) is not None:
         return False
-    return any(
-        site.mixing.node in ancestors(graph, mixing.node)
-        for leaf in graph.leaves
-        if leaf.source is not None and leaf != site.leaf
-        for mixing in frontier(graph, leaf.source)
-    )
+    return is_read_on(graph, site.mixing, site.leaf, split=site.packing != PLAIN)
 
 
 def _whole(leaf: Leaf, sites: Sites) -> Sites:

@@ -235,8 +235,14 @@ def _class_by_class(graph: Graph, node: Node, position: int, axis: int) -> int |
 def _through_view(graph: Graph, node: Node, axis: int) -> int | None:
     """The axis of a tensor that is ``axis`` of the view through which it was written."""
     steps: list[Node] = []
+    # The tensor may be a view itself, and have been written to before.
+    base = node.inputs[0].node
+    whole = {base}
+    while packet(graph.nodes[base].operation) == "updated":
+        base = graph.nodes[base].inputs[0].node
+        whole.add(base)
     place = graph.nodes[node.inputs[1].node].inputs[0].node
-    while packet(graph.nodes[place].operation) in VIEWS:
+    while place not in whole and packet(graph.nodes[place].operation) in VIEWS:
         steps.append(graph.nodes[place])
         place = graph.nodes[place].inputs[0].node
     for candidate in range(len(node.outputs[0].shape)):

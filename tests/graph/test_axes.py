@@ -358,3 +358,29 @@ def test_names_of_operators() -> None:
         "updated",
         "x",
     ]
+
+
+def test_a_view_of_a_view_is_written_to_through_its_own_views_alone() -> None:
+    def written(x: Tensor) -> Tensor:
+        x = x.view(2, 3, CLASSES if x.shape[1] % CLASSES == 0 else PROBE)
+        part = x[:, 1:]
+        x[:, :2] += 1
+        part += part.relu()
+        return x
+
+    class Wide(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.head = nn.Linear(8, CLASSES)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return written(self.head(x).view(2, 3 * CLASSES))
+
+    graph = recorded(Wide(), torch.zeros(2, 3, 8))
+    (made,) = [mixed for node in graph.operations if (mixed := mixing(graph, node))]
+    for node in graph.operations:
+        for ref in node.inputs:
+            for axis in range(len(graph.spec(ref).shape)):
+                track = follow(graph, ref, axis)
+                assert all(place >= 0 for place in track.axes.values())
+    assert made.features == CLASSES
