@@ -12,7 +12,7 @@ from torch import nn
 from surgery import tree
 from surgery.claims import FOLLOWING
 from surgery.errors import ArgumentError, PlanError
-from surgery.facts import CONFIGURATIONS, COUNTS, MAPPINGS, Fact, find_facts, members
+from surgery.facts import CONFIGURATIONS, COUNTS, MAPPINGS, NAMES, Fact, find_facts, members
 from surgery.families.applied import attribute
 from surgery.families.family import HeadRole
 from surgery.families.registry import Registry, in_force
@@ -367,9 +367,10 @@ def _zeros(work: _Work) -> Iterator[Fact]:
         family = work.registry.claim(module)
         paths = dict.fromkeys(family.sync if family is not None else ())
         paths |= dict.fromkeys(COUNTS & set(module.__dict__))
-        for path in paths:
-            if _is_zero(attribute(module, path)):
-                yield Fact(address, path, "count", 0)
+        zeros = [path for path in paths if _is_zero(attribute(module, path))]
+        yield from (Fact(address, path, "count", 0) for path in zeros)
+        if zeros:
+            yield from _nameless(address, "", module.__dict__)
         for name, value in list(module.__dict__.items()):
             if name.strip("_").lower().rpartition("_")[2] in CONFIGURATIONS:
                 yield from _zeros_inside(address, name, value)
@@ -383,6 +384,15 @@ def _zeros_inside(address: str, name: str, value: object) -> Iterator[Fact]:
             yield Fact(address, path, "count", 0)
         if inner in MAPPINGS and isinstance(held[inner], Mapping) and not held[inner]:
             yield Fact(address, path, "mapping", 0)
+    if any(inner in COUNTS and _is_zero(held[inner]) for inner in held):
+        yield from _nameless(address, name, held)
+
+
+def _nameless(address: str, path: str, held: Mapping[str, Any]) -> Iterator[Fact]:
+    """The lists of names that are empty, beside a number of classes that is zero."""
+    for name in NAMES & held.keys():
+        if isinstance(held[name], list | tuple) and not held[name]:
+            yield Fact(address, tree.join(path, name), "names", 0)
 
 
 def _is_zero(value: object) -> bool:

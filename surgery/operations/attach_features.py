@@ -21,8 +21,10 @@ from surgery.operations.attach_samples import check_samples
 from surgery.operations.attached import POOLS, Pool
 from surgery.survey import Survey
 
-# What the field calls the argument that is zero where words are padding.
+# What the field calls the argument that is zero where words are padding; with a decoder, whose
+# words are other ones where they are given.
 _MASK = "attention_mask"
+_DECODER = ("decoder_input_ids", "decoder_inputs_embeds")
 
 
 @dataclass(frozen=True)
@@ -288,22 +290,26 @@ def _mask(
     """
     parameters = parameters_of(model)
     names = [each.name for each in parameters if each.kind not in (each.VAR_POSITIONAL,)]
-    named = _MASK in names
+    given = {**dict(zip(names, example.args, strict=False)), **example.kwargs}
+    apart = any(given.get(name) is not None for name in _DECODER)
+    mask = f"decoder_{_MASK}" if apart else _MASK
+    named = mask in names
     open_ended = any(each.kind is each.VAR_KEYWORD for each in parameters)
     if not named and not open_ended:
         return None, ()
     # Whoever passes everything on (a wrapper) is told by name.
-    position = names.index(_MASK) if named else None
-    given = example.kwargs.get(_MASK)
-    if given is None and position is not None and position < len(example.args):
-        given = example.args[position]
-    if isinstance(given, torch.Tensor):
-        if tuple(given.shape) == shape[:2]:
-            return (_MASK, position), ()
-        return None, (
-            f"{_MASK} {list(given.shape)} does not fit the {shape[1]} places of the features: "
-            "what it leaves out is pooled as well",
-        )
+    found = (mask, names.index(mask) if named else None)
+    held = given.get(mask)
+    if isinstance(held, torch.Tensor) and tuple(held.shape) == shape[:2]:
+        return found, ()
     form = [each for _, each in tensors([example.args, dict(example.kwargs)])]
     words = any(tuple(t.shape) == shape[:2] and not t.is_floating_point() for t in form)
-    return ((_MASK, position) if words else None), ()
+    if words and not isinstance(held, torch.Tensor):
+        return found, ()
+    if not named and held is None:
+        return None, ()
+    sizes = f" {list(held.shape)}" if isinstance(held, torch.Tensor) else ""
+    return None, (
+        f"{mask}{sizes} does not fit the {shape[1]} places of the features: "
+        "what it leaves out is pooled as well",
+    )

@@ -10,9 +10,9 @@ from torch import nn
 
 from surgery import tree
 from surgery.errors import ArgumentError
-from surgery.families.applied import stages_for, stem_for
 from surgery.families.registry import Registry, check_registry, in_force
 from surgery.heads import find_heads
+from surgery.operations.known_stages import known_stages
 from surgery.patterns import Patterns, fitting, listed, prefixes
 
 HEADS = "heads"
@@ -76,9 +76,8 @@ def first_stages(
     """
     verb = "unfreeze" if from_end else "freeze"
     known = in_force(registry)
-    family = known.claim(model)
-    stages = stages_for(family, model) if family is not None else ()
-    if family is None or not stages:
+    found = known_stages(model, known)
+    if found is None:
         raise ArgumentError(
             "no plugin knows the stages of this model",
             where="stages",
@@ -86,6 +85,7 @@ def first_stages(
             found=tree.class_name(type(tree.unwrap(model))),
             fix=f"surgery.{verb}(model, ['first_layer', 'blocks.0'])",
         )
+    stages = found.stages
     if isinstance(count, bool) or not isinstance(count, int) or not 0 <= count <= len(stages):
         besides = "what follows the last one" if from_end else "the stem"
         raise ArgumentError(
@@ -96,7 +96,7 @@ def first_stages(
             fix=f"surgery.{verb}(model, stages={len(stages) - 1})",
         )
     early = stages[: len(stages) - count] if from_end else stages[:count]
-    return (*stem_for(family, model), *(address for stage in early for address in stage))
+    return (*found.stem, *(address for stage in early for address in stage))
 
 
 def _addresses(model: nn.Module) -> dict[str, None]:

@@ -10,11 +10,11 @@ from torch import nn
 
 from surgery import tree
 from surgery.errors import ArgumentError, RecordError
-from surgery.families.applied import stages_for, stem_for
 from surgery.families.registry import Registry, in_force
 from surgery.graph.graph import Graph
 from surgery.graph.record import record_graph
 from surgery.graph.walk import mixing
+from surgery.operations.known_stages import known_stages
 from surgery.patterns import prefixes
 from surgery.recording import resolve_example
 
@@ -69,17 +69,16 @@ def stages_of(
             fix=f"surgery.parameter_groups(model, lr=1e-3, layer_decay=0.75, layers={LAYERS})",
         )
     known = in_force(registry)
-    family = known.claim(model) if layers is None else None
-    listed = stages_for(family, model) if family is not None else ()
-    if family is None or not listed:
+    found = known_stages(model, known) if layers is None else None
+    if found is None:
         return _by_depth(model, layers or LAYERS, example, registry)
-    named = [("stem", stem_for(family, model)), *((stage[0], stage) for stage in listed)]
+    named = [("stem", found.stem), *((stage[0], stage) for stage in found.stages)]
     places = {part: number for number, (_, parts) in enumerate(named) for part in parts}
     held: list[list[str]] = [[] for _ in range(len(named) + 1)]
     for entry in tree.index(model).of_kind("parameter"):
         # What several stages share belongs to the first that uses it.
-        found = [places[p] for a in entry.addresses for p in prefixes(a) if p in places]
-        held[min(found, default=len(named))].append(entry.address)
+        first = [places[p] for a in entry.addresses for p in prefixes(a) if p in places]
+        held[min(first, default=len(named))].append(entry.address)
     named.append(("head", tuple(held[-1])))
     stages = [
         Stage(name, tuple(inside), parts)
