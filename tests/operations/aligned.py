@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import nn
 from torch.nn import functional
-from torchvision.ops import FrozenBatchNorm2d
+from torchvision.ops import FrozenBatchNorm2d, StochasticDepth
 
 from surgery import tree
 from tests.operations.state import content
@@ -190,6 +190,76 @@ class WithToken(nn.Module):
         return self.norm(torch.cat([token, x], 1) + self.positions)
 
 
+class Functional(nn.Module):
+    """Batch normalisation with tensors of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+        self.scale, self.shift = (nn.Parameter(torch.empty(4)) for _ in range(2))
+        self.register_buffer("middle", torch.empty(4))
+        self.register_buffer("spread", torch.empty(4))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        given = self.middle, self.spread, self.scale, self.shift
+        return functional.batch_norm(self.conv(x), *given, training=False)
+
+
+def _normalised() -> nn.Module:
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
+
+
+def _with_what_does_nothing() -> nn.Module:
+    nothing = (nn.Dropout(), nn.Identity(), nn.Dropout2d(), StochasticDepth(0.5, "row"))
+    return nn.Sequential(nn.Conv2d(3, 4, 3), *nothing, nn.ReLU(), nn.Conv2d(4, 2, 1))
+
+
+def _without() -> nn.Module:
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 1))
+
+
+class Experts(nn.Module):
+    """Three experts, each a list of layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = nn.Linear(6, 3)
+        self.up = nn.ModuleList(nn.Linear(6, 4, bias=False) for _ in range(3))
+        self.down = nn.ModuleList(nn.Linear(4, 6, bias=False) for _ in range(3))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        shares = self.gate(x).softmax(-1)
+        made = (d(functional.silu(u(x))) for u, d in zip(self.up, self.down, strict=True))
+        return sum(each * shares[..., n : n + 1] for n, each in enumerate(made))
+
+
+class StackedExperts(nn.Module):
+    """The same, all experts in one tensor, the other way round."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.router = nn.Linear(6, 3)
+        self.up, self.down = nn.Parameter(torch.empty(3, 6, 4)), nn.Parameter(torch.empty(3, 4, 6))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        shares = self.router(x).softmax(-1)
+        made = (functional.silu(x @ self.up[n]) @ self.down[n] for n in range(3))
+        return sum(each * shares[..., n : n + 1] for n, each in enumerate(made))
+
+
+class Turned2d(nn.Module):
+    """A convolution whose kernel lies with its channels last."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kernel = nn.Parameter(torch.empty(2, 3, 3, 5))
+        self.flat = nn.Parameter(torch.empty(10))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = functional.conv2d(x, self.kernel.permute(3, 2, 0, 1))
+        return functional.conv2d(x, self.flat.view(2, 5, 1, 1))
+
+
 def _map_to_vector() -> nn.Module:
     return nn.Sequential(nn.Flatten(), nn.Linear(48, 5), nn.ReLU(), nn.Linear(5, 2))
 
@@ -212,6 +282,14 @@ _MADE: dict[
     "gate and up": (Gated, GatedApart, lambda: torch.randn(2, 5, 6)),
     "transposed": (Turned, lambda: nn.Linear(6, 5), lambda: torch.randn(2, 6)),
     "scales": (lambda: Scaled(4), lambda: Scaled(4, 1, 1), lambda: images(5)),
+    "functional normalisation": (Functional, _normalised, lambda: images(5)),
+    "what does nothing in eval mode": (_with_what_does_nothing, _without, lambda: images(5)),
+    "experts": (Experts, StackedExperts, lambda: torch.randn(2, 5, 6)),
+    "permuted and reshaped": (
+        Turned2d,
+        lambda: nn.Sequential(nn.Conv2d(3, 5, (2, 3), bias=False), nn.Conv2d(5, 2, 1, bias=False)),
+        lambda: images(5),
+    ),
     "tokens": (lambda: WithToken(1, 1), lambda: WithToken(1), lambda: torch.randn(2, 3, 6)),
 }
 PAIRS = tuple(_MADE)
