@@ -7,6 +7,7 @@ deeper or has another head, the common part is found from the inputs on and from
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
 
@@ -18,6 +19,7 @@ from surgery.graph.refine import (
     Sides,
     agreed,
     groups,
+    kinds_of,
     refined,
     remembered,
     same_counts,
@@ -72,20 +74,30 @@ def alignments(one: Canonical, other: Canonical, limit: int = 8) -> Iterator[Ali
     palette = Palette()
     seeds = seeds_of(sides, palette)
     colours = refined(sides, seeds, palette)
+    found = _alike(sides, colours, palette, limit)
+    if found is None:
+        # Wider, the same is made of the same operations.
+        found = _alike(sides, refined(sides, kinds_of(sides, palette), palette), palette, limit)
+    yield from found or [_in_part(sides, seeds, colours, palette)]
+
+
+def _alike(
+    sides: Sides, colours: tuple[Colours, Colours], palette: Palette, limit: int
+) -> Iterator[Alignment] | None:
+    """Every way to lay two graphs of the same colours over each other; None where there is none."""
     if not same_counts(colours):
-        yield _in_part(sides, seeds, colours, palette)
-        return
+        return None
     for way in (_gists, passed, _wordings):
         if len(set(colours[0])) == len(colours[0]):
             break
         stricter = refined(sides, colours, palette, agreed(sides, colours, way))
         colours = stricter if same_counts(stricter) else colours
-    none = True
-    for found in settled(sides, colours, remembered(_wordings), limit):
-        none = False
-        yield Alignment(one, other, found.pairs, True, found.open)
-    if none:
-        yield _in_part(sides, seeds, colours, palette)
+    ways = settled(sides, colours, remembered(_wordings), limit)
+    first = next(ways, None)
+    if first is None:
+        return None
+    every = itertools.chain([first], ways)
+    return (Alignment(*sides, found.pairs, True, found.open) for found in every)
 
 
 def passed(side: Canonical, stream: Stream) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ kept by number so that they can be compared, and which say nothing about where a
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal, TypeAlias
 
 from surgery.graph.graph import Graph, Spec
@@ -108,7 +109,7 @@ class Canonical:
     cells: tuple[Cell, ...]
     ends: tuple[End, ...]
 
-    @property
+    @cached_property
     def tensors(self) -> dict[str, int]:
         """By address of a tensor: how many of its elements cells have, each piece once."""
         found: dict[str, int] = {}

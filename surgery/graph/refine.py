@@ -120,6 +120,12 @@ def seeds_of(sides: Sides, palette: Palette) -> tuple[Colours, Colours]:
     return one, other
 
 
+def kinds_of(sides: Sides, palette: Palette) -> tuple[Colours, Colours]:
+    """What each cell is by itself, whatever its size."""
+    one, other = ([palette.number((c.kind, c.name)) for c in side.cells] for side in sides)
+    return one, other
+
+
 def refined(
     sides: Sides, seeds: tuple[Colours, Colours], palette: Palette, way: Way = silent
 ) -> tuple[Colours, Colours]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -18,7 +19,7 @@ from surgery.graph.graph import Graph
 from surgery.graph.record import record_graph
 from surgery.graph.reduce import canonical
 from surgery.graph.skeleton import is_floating
-from surgery.graph.structure import replace_tensors
+from surgery.graph.structure import replace_tensors, tensors
 from surgery.operations.correspondence import Correspondence, correspondence_of
 from surgery.recording import resolve_example
 
@@ -113,19 +114,64 @@ def twins_of(
     if example is not None:
         first = resolve_example(donor, example, registry=known)
         other = example if recipient_example is None else recipient_example
-        second = resolve_example(recipient, other, registry=known)
-        return _recorded(models, (first, second))
+        try:
+            return _recorded(models, (first, resolve_example(recipient, other, registry=known)))
+        except RecordError as error:
+            if recipient_example is not None:
+                raise
+            return _apart(models, (first, _own(recipient, known, error)), error)
     failed: RecordError | None = None
     for model in (donor, recipient):
         try:
-            found = resolve_example(model, None, registry=known)
-            plain = Example(found.args, found.kwargs, prepare=found.prepare)
+            plain = _own(model, known)
             return _recorded(models, (plain, plain))
         except RecordError as error:
             failed = failed or error
-    raise failed or RecordError(
+    error = failed or RecordError(
         "the two models take no arguments in common", fix="surgery.align(..., example=tensor)"
     )
+    return _apart(models, (_own(donor, known, error), _own(recipient, known, error)), error)
+
+
+def _own(model: nn.Module, known: Registry, failed: RecordError | None = None) -> Example:
+    """What a model takes by itself.
+
+    Raises:
+        RecordError: nothing is known; what failed before, if something did.
+    """
+    try:
+        found = resolve_example(model, None, registry=known)
+    except RecordError as error:
+        raise failed or error from error
+    return Example(found.args, found.kwargs, prepare=found.prepare)
+
+
+def _apart(
+    models: tuple[nn.Module, nn.Module], examples: tuple[Example, Example], failed: RecordError
+) -> Twins:
+    """Two models on arguments of different sizes: another number of channels, another image size.
+
+    Raises:
+        RecordError: they take other kinds of arguments, or other numbers of them.
+    """
+    forms = [
+        [(tensor.dim(), is_floating(tensor.dtype)) for _, tensor in tensors((e.args, e.kwargs))]
+        for e in examples
+    ]
+    if forms[0] != forms[1]:
+        raise failed
+    lengths = iter([t.shape[:1] for _, t in tensors((examples[0].args, examples[0].kwargs))])
+
+    def as_many(tensor: torch.Tensor) -> torch.Tensor:
+        # As many samples as the donor gets: the results of both are to fit.
+        return tensor.new_zeros((*next(lengths), *tensor.shape[1:]))
+
+    args, kwargs = replace_tensors((examples[1].args, dict(examples[1].kwargs)), as_many)
+    alike = replace(examples[1], args=args, kwargs=kwargs)
+    for second in (alike, examples[1]):
+        with contextlib.suppress(RecordError):
+            return _recorded(models, (examples[0], second))
+    raise failed
 
 
 def _recorded(models: tuple[nn.Module, nn.Module], examples: tuple[Example, Example]) -> Twins:

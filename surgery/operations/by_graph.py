@@ -24,6 +24,7 @@ from surgery.operations.mapping import Pair
 from surgery.operations.meeting import cut, parted
 from surgery.operations.plan import Step
 from surgery.operations.proof import Proof, prove
+from surgery.operations.seams import common_part
 from surgery.operations.settings import setting_steps
 from surgery.operations.sharing import apart, check_ties
 from surgery.operations.tables import TABLE, remedy
@@ -98,7 +99,8 @@ def aligned(
             except PlanError as error:
                 refused = refused or error
                 continue
-            if proof is not None and proof.common and (named := attempt.parted()):
+            partial = proof is not None and (proof.common or proof.seams)
+            if proof is not None and partial and (named := attempt.parted()):
                 refused = refused or attempt.apart(proof, named)
                 continue
             hidden = attempt.hidden(proof, settings) if proof is not None else []
@@ -168,6 +170,10 @@ def _pairs(found: Correspondence) -> tuple[Pair, ...]:
 
 def _notes(found: Correspondence, proof: Proof) -> Iterable[str]:
     yield f"proven: {proof}"
+    if proof.seams:
+        names = ", ".join(proof.seams[:_SHOWN])
+        more = f" and {len(proof.seams) - _SHOWN} more" if len(proof.seams) > _SHOWN else ""
+        yield f"compared from there on, both fed with one value: {names}{more}"
     if proof.silent:
         names = ", ".join(proof.silent[:_SHOWN])
         more = f" and {len(proof.silent) - _SHOWN} more" if len(proof.silent) > _SHOWN else ""
@@ -306,7 +312,7 @@ class _Attempt:
 
     def parted(self) -> list[Distinction]:
         """Where the two go on in another way, though no tensor there is left over."""
-        return parted(self.alignment, self.correspondence)
+        return parted(self.alignment, common_part(self.alignment, self.correspondence))
 
     def apart(self, proof: Proof, named: list[Distinction]) -> PlanError:
         """Nothing is brought over: what follows is fed with something else."""

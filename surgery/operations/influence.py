@@ -14,7 +14,8 @@ from surgery.graph.example import Example
 from surgery.graph.graph import Graph
 from surgery.graph.pieces import MOVES
 from surgery.graph.skeleton import Skeleton, is_floating
-from surgery.operations.trial import Results, randomise, run
+from surgery.operations.steps import Steps
+from surgery.operations.trial import Results, Stepping, randomise, run
 
 # How much of what comes out a tensor has to move, that its place is proven by it.
 _FELT = 1e-7
@@ -37,6 +38,7 @@ def silent(
     watched: list[str],
     chosen: Callable[[Results], list[torch.Tensor]],
     generator: torch.Generator,
+    steps: Callable[[], Steps | None] = lambda: None,
 ) -> tuple[str, ...]:
     """The tensors that have no say in what is compared.
 
@@ -49,6 +51,7 @@ def silent(
         watched: modules whose results are wanted.
         chosen: what of the results is compared.
         generator: where random numbers are drawn from.
+        steps: what to note on the way and to put in, for one pass.
 
     Returns:
         Addresses, in order; none where that cannot be said.
@@ -58,12 +61,14 @@ def silent(
     entries = [entry for entry in every if entry.kind == "parameter"]
     weights = [entry.tensor.requires_grad_() for entry in entries]
     try:
-        found = chosen(run(skeleton, example, watched, grad=True))
-        looked = [tensor for tensor in found if tensor.requires_grad]
+        results = run(skeleton, example, watched, Stepping(skeleton, steps()), grad=True)
+        found = chosen(results)
+        looked = [t for t in found if t.requires_grad or id(t) in results.edges]
         if not looked:
             return ()
         drawn = [torch.randn(t.shape, generator=generator).to(t) for t in looked]
-        slopes = torch.autograd.grad(looked, weights, drawn, allow_unused=True)
+        starts = [results.edges.get(id(tensor), tensor) for tensor in looked]
+        slopes = torch.autograd.grad(starts, weights, drawn, allow_unused=True)
     except RuntimeError:
         # Code of the user's own that does not go with autograd: nothing can be said.
         return ()
@@ -87,7 +92,7 @@ def silent(
         if entry in quiet or (entry.kind == "buffer" and tree.split(entry.address)[0] in modules)
     ]
     randomise(skeleton.model, side, generator, only={entry.address for entry in quiet})
-    after = chosen(run(skeleton, example, watched))
+    after = chosen(run(skeleton, example, watched, Stepping(skeleton, steps())))
     moved = max(float((a - b).abs().max()) for a, b in zip(before, after, strict=True))
     largest = max(float(tensor.abs().max()) for tensor in before)
     return tuple(entry.address for entry in quiet) if moved <= _FELT * largest else ()

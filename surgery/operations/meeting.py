@@ -5,7 +5,7 @@ that both have in common.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 import torch
 
@@ -17,26 +17,27 @@ from surgery.graph.distinctions import Distinction
 from surgery.graph.pieces import MOVES
 from surgery.graph.skeleton import is_floating
 from surgery.operations.correspondence import Correspondence
+from surgery.operations.seams import Common
 
 
 def met(
     alignment: Alignment,
-    correspondence: Correspondence,
+    same: Mapping[int, int],
     first: dict[str, torch.Tensor],
     second: dict[str, torch.Tensor],
-) -> Iterator[tuple[str, str, torch.Tensor]]:
+) -> Iterator[tuple[str, str, torch.Tensor, int]]:
     """The outputs that stand in the same place and that everything behind is aligned for.
 
     Args:
         alignment: of the graphs.
-        correspondence: which tensors go where.
+        same: the cells of the common part.
         first: the donor's outputs by path.
         second: the recipient's.
 
     Returns:
-        The donor's path of each, the recipient's, and the recipient's numbers in the donor's shape.
+        The donor's path of each, the recipient's, the recipient's numbers in the donor's shape, and
+        the donor's cell that they come from.
     """
-    same = _settled(alignment, correspondence)
     waiting = list(alignment.other.ends)
     for end in alignment.one.ends:
         if end.stream is None or end.stream.cell not in same or end.path not in first:
@@ -53,12 +54,11 @@ def met(
         if candidates and is_floating(one.dtype):
             path = min(candidates, key=lambda each: candidates[each][0])
             waiting = [other for other in waiting if other.path != path]
-            yield end.path, path, candidates[path][1]
+            yield end.path, path, candidates[path][1], end.stream.cell
 
 
-def watched(alignment: Alignment, correspondence: Correspondence) -> list[tuple[str, str]]:
+def watched(alignment: Alignment, same: Mapping[int, int]) -> list[tuple[str, str]]:
     """Modules of donor and recipient in which the common part ends; none where it is all."""
-    same = _settled(alignment, correspondence)
     if len(same) == len(alignment.one.cells) == len(alignment.other.cells):
         return []
     further = {
@@ -85,7 +85,7 @@ def watched(alignment: Alignment, correspondence: Correspondence) -> list[tuple[
     return [found[number] for number in sorted(found)]
 
 
-def parted(alignment: Alignment, correspondence: Correspondence) -> list[Distinction]:
+def parted(alignment: Alignment, common: Common) -> list[Distinction]:
     """Where the two part though every tensor there has a counterpart, and tensors follow.
 
     A way around that only one has, a gate that reads something else: what follows is computed from
@@ -93,45 +93,24 @@ def parted(alignment: Alignment, correspondence: Correspondence) -> list[Distinc
 
     Args:
         alignment: of the graphs.
-        correspondence: which tensors go where.
+        common: what they have in common.
 
     Returns:
         What stands in that place; nothing where a tensor without a counterpart does.
     """
-    same = _settled(alignment, correspondence)
-    cells = alignment.one.cells
-    behind = (cells[a] for a, _ in alignment.pairs if a not in same)
-    if not any(s.piece.address in correspondence.read for cell in behind for s in cell.slots):
-        return []
-    fronts = (
-        _front(alignment.one, same, {a for a, _ in alignment.pairs}, correspondence.read),
-        _front(
-            alignment.other,
-            set(same.values()),
-            {b for _, b in alignment.pairs},
-            correspondence.parts,
-        ),
-    )
-    if None in fronts:
-        return []
-    one, other = (" and ".join(dict.fromkeys(map(_title, front or ()))) for front in fronts)
-    first, second = (next((c.module for c in front or ()), "") for front in fronts)
-    return [Distinction(first, second, "", "", one or "the output", other or "the output")]
+    return list(dict.fromkeys(_reads(alignment, common, *pair) for pair in common.broken))
 
 
-def _front(
-    side: Canonical, same: Container[int], paired: Container[int], placed: Container[str]
-) -> list[Cell] | None:
-    """The first cells that do not go on as in the other model; None where a tensor is why."""
-    found = []
-    for number, cell in enumerate(side.cells):
-        if number in same or any(stream.cell not in same for stream in cell.streams):
-            continue
-        addresses = [slot.piece.address for slot in cell.slots if slot.piece.address]
-        if addresses and (number not in paired or any(a not in placed for a in addresses)):
-            return None
-        found.append(cell)
-    return found
+def _reads(alignment: Alignment, common: Common, one: int, two: int) -> Distinction:
+    """What two cells read that should read the same."""
+    mine = [stream.cell for stream in alignment.one.cells[one].streams]
+    theirs = [stream.cell for stream in alignment.other.cells[two].streams]
+    met = {common.cells[n] for n in mine if n in common.cells} & set(theirs)
+    donor = [alignment.one.cells[n] for n in mine if common.cells.get(n) not in met]
+    recipient = [alignment.other.cells[n] for n in theirs if n not in met]
+    told = [" and ".join(dict.fromkeys(map(_title, c))) or "nothing" for c in (donor, recipient)]
+    modules = [next((cell.module for cell in cells), "") for cells in (donor, recipient)]
+    return Distinction(modules[0], modules[1], "", "", *told)
 
 
 def _title(cell: Cell) -> str:
@@ -174,23 +153,6 @@ def _fitted(one: torch.Tensor, two: torch.Tensor) -> torch.Tensor | None:
         return None
     sizes = [[size for size in tensor.shape if size > 1] for tensor in (one, two)]
     return two.reshape(one.shape) if sizes[0] == sizes[1] else None
-
-
-def _settled(alignment: Alignment, correspondence: Correspondence) -> dict[int, int]:
-    """The donor's cells that the recipient has with the same tensors, and all behind them too."""
-    paired, found = dict(alignment.pairs), dict[int, int]()
-    for number, cell in enumerate(alignment.one.cells):
-        if number not in paired:
-            continue
-        twin = alignment.other.cells[paired[number]]
-        held = (slot.piece.address for slot in twin.slots)
-        if cell.shape != twin.shape or any(a and a not in correspondence.parts for a in held):
-            continue
-        theirs = {stream.cell for stream in twin.streams}
-        into = {stream.cell for stream in cell.streams}
-        if into <= found.keys() and {found[source] for source in into} == theirs:
-            found[number] = paired[number]
-    return found
 
 
 def _owner(side: Canonical, number: int) -> str | None:

@@ -8,9 +8,10 @@ through; that they agree for these too says that they are the same function of t
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, replace
 from typing import TypeAlias
 
 import torch
@@ -24,10 +25,14 @@ from surgery.operations.align import Twins
 from surgery.operations.correspondence import Correspondence
 from surgery.operations.influence import activations, silent
 from surgery.operations.meeting import met, watched
+from surgery.operations.planting import Planting
+from surgery.operations.seams import Common, common_part, regions_of
+from surgery.operations.steps import Steps
 from surgery.operations.trial import (
     GAINS,
     Results,
     Settling,
+    Stepping,
     convert,
     draw_inputs,
     fill,
@@ -72,6 +77,11 @@ class Gap:
         """Whether they follow the input."""
         return self.finite and self.change > _ALIVE * self.scale
 
+    @property
+    def chaotic(self) -> bool:
+        """Whether a change by rounding alone moves them by as much."""
+        return self.difference <= 100 * self.change
+
     def __str__(self) -> str:
         return (
             f"largest difference {self.difference:.2g} where the largest value is {self.scale:.2g}"
@@ -86,12 +96,13 @@ class Proof:
         own: with the donor's own weights.
         random: with random ones.
         dtype: what it was computed in.
-        compared: the outputs that were compared, or, where the models differ further on, the
+        compared: the outputs that were compared, and, where the models differ further on, the
             modules.
         common: whether these are results in the middle of the models, where their common part
             ends.
         silent: the donor's tensors that have no say in what was compared: that these are where
             they belong is what the graphs say, and no output.
+        seams: where both models went on with one value, for what leads there is not the same.
     """
 
     own: Gap
@@ -100,6 +111,7 @@ class Proof:
     compared: tuple[str, ...]
     common: bool
     silent: tuple[str, ...] = ()
+    seams: tuple[str, ...] = ()
 
     @property
     def alive(self) -> bool:
@@ -121,12 +133,7 @@ class Proof:
         rounding = _ROUNDING[self.dtype]
         same = self.random.difference <= rounding * self.random.change
         close = self.own.difference <= rounding * self.own.scale
-        return not self.unproven and same and (close or self.chaotic)
-
-    @property
-    def chaotic(self) -> bool:
-        """Whether rounding alone moves the donor's own outputs by as much."""
-        return self.own.difference <= 100 * self.own.change
+        return not self.unproven and same and (close or self.own.chaotic)
 
     def __str__(self) -> str:
         name = str(self.dtype).removeprefix("torch.")
@@ -148,6 +155,9 @@ def prove(
 ) -> Proof | None:
     """Compare two models on random input, the recipient with the donor's weights.
 
+    Where what differs stands in front of something common, both go on behind it with one value.
+    If they do not run with it, they are compared as far as they are the same from the inputs on.
+
     Args:
         twins: the models and what they take.
         correspondence: which weight goes where.
@@ -158,18 +168,22 @@ def prove(
         What came out; None where the two have no result in common.
     """
     with quiet():
-        trial = _Trial(twins, correspondence, alignment, prepare)
-        own = trial.compared(0)
-        if own is None:
-            return None
-        gap, names, common = own
-        random = gap
-        for gain in GAINS:
-            found = trial.compared(gain)
-            random = gap if found is None else found[0]
-            if random.alive:
+        for joins in (True, False):
+            common = common_part(alignment, correspondence, joins=joins)
+            if not common.seams:
                 break
-        return Proof(gap, random, trial.dtype, names, common, trial.silent)
+            # What comes out of it is a finding; that it does not run is none.
+            with contextlib.suppress(Exception):
+                found = _Trial(twins, correspondence, alignment, prepare, common).proof()
+                if found is not None:
+                    return found
+        plain = common_part(alignment, correspondence, seams=False)
+        return _Trial(twins, correspondence, alignment, prepare, plain).proof()
+
+
+# How to find the donor's numbers among its results, the recipient's name of them, its numbers, and
+# which region of the common part they are from.
+_Pair: TypeAlias = tuple[Callable[[Results], torch.Tensor], str, torch.Tensor, int]
 
 
 class _Trial:
@@ -181,13 +195,31 @@ class _Trial:
         correspondence: Correspondence,
         alignment: Alignment,
         prepare: Callable[[nn.Module], None],
+        common: Common,
     ) -> None:
         self.twins, self.correspondence, self.alignment = twins, correspondence, alignment
-        self.prepare = prepare
+        self.prepare, self.common = prepare, common
         self.dtype, self.device = workplace(twins.models, correspondence.straight)
-        self.watched = watched(alignment, correspondence)
+        self.planting = Planting.of(alignment, common) if common.seams else None
+        # Which modules return what is wanted is known from the inputs on; else operations tell.
+        self.watched = watched(alignment, common.cells) if self.planting is None else []
         self.generator = torch.Generator().manual_seed(_SEED)
         self.silent: tuple[str, ...] = ()
+
+    def proof(self) -> Proof | None:
+        """What comes out of both, with the donor's weights and with random ones."""
+        own = self.compared(0)
+        if own is None:
+            return None
+        gap, names, common = own
+        random = gap
+        for gain in GAINS:
+            found = self.compared(gain)
+            random = gap if found is None else found[0]
+            if random.alive:
+                break
+        seams = self.planting.titles if self.planting is not None else ()
+        return Proof(gap, random, self.dtype, names, common, self.silent, seams)
 
     def compared(self, gain: float) -> tuple[Gap, tuple[str, ...], bool] | None:
         """How far apart both are, on what, and whether that is in the middle.
@@ -203,41 +235,79 @@ class _Trial:
         if random:
             randomise(donor.model, self.alignment.one, self.generator, gain)
         inputs = self.inputs()
-        there = [there for there, _ in self.watched]
-        settling = Settling(donor, self.generator) if random else None
-        first = run(donor, inputs[0], there, settling)
+        there, planting = [there for there, _ in self.watched], self.planting
+        first = run(donor, inputs[0], there, self.execution(donor, settling=random))
         fill(recipient.model, donor.model, self.correspondence, self.dtype, self.device)
         self.prepare(recipient.model)
-        second = run(recipient, inputs[1], [here for _, here in self.watched])
+        steps = None
+        if planting is not None:
+            planting.substitute(donor, recipient)
+            steps = planting.of_recipient(first.nodes)
+        second = run(
+            recipient, inputs[1], [here for _, here in self.watched], Stepping(recipient, steps)
+        )
         pairs, common = self.paired(first, second)
         if not pairs:
             return None
-        difference = _worst([(of(first), two) for of, _, two in pairs])
-        gap = Gap(difference, max(_largest(of(first)) for of, _, _ in pairs))
-        if random or (gap.finite and gap.difference > _ROUNDING[self.dtype] * gap.scale):
-            other = self.inputs()[0] if random else replaced(inputs[0], _nudged)
-            again = run(donor, other, there)
-            moved = _worst([(of(first), of(again)) for of, _, _ in pairs])
-            gap = Gap(gap.difference, gap.scale, moved)
+        other = self.inputs()[0] if random else replaced(inputs[0], _nudged)
+        gap = self.worst(
+            pairs, first, lambda: run(donor, other, there, self.execution(donor)), random=random
+        )
         if random and gap.alive:
-            self.listen(donor, inputs[0], [of for of, _, _ in pairs])
-        return gap, tuple(name for _, name, _ in pairs), common
+            self.listen(donor, inputs[0], [of for of, _, _, _ in pairs], first)
+        return gap, tuple(name for _, name, _, _ in pairs), common
+
+    def execution(self, donor: Skeleton, *, settling: bool = False) -> Stepping:
+        """What runs the donor."""
+        steps = self.planting.of_donor() if self.planting is not None else None
+        return Settling(donor, self.generator, steps) if settling else Stepping(donor, steps)
+
+    def worst(
+        self, pairs: list[_Pair], first: Results, again: Callable[[], Results], *, random: bool
+    ) -> Gap:
+        """How far apart the two are in the region of which the numbers say the least for them.
+
+        Args:
+            pairs: what is compared.
+            first: the donor's results.
+            again: runs the donor on another input, or on nearly the same.
+            random: whether the weights are, and the input is another.
+        """
+        regions: dict[int, list[_Pair]] = {}
+        for pair in pairs:
+            regions.setdefault(pair[3], []).append(pair)
+        gaps = {}
+        for region, those in regions.items():
+            difference = _worst([(of(first), two) for of, _, two, _ in those])
+            gaps[region] = Gap(difference, max(_largest(of(first)) for of, _, _, _ in those))
+        rounding = _ROUNDING[self.dtype]
+        if random or any(g.finite and g.difference > rounding * g.scale for g in gaps.values()):
+            second = again()
+            for region, those in regions.items():
+                moved = _worst([(of(first), of(second)) for of, _, _, _ in those])
+                gaps[region] = replace(gaps[region], change=moved)
+        return max(gaps.values(), key=lambda gap: _badness(gap, rounding, random=random))
 
     def listen(
         self,
         donor: Skeleton,
         example: Example,
         readers: list[Callable[[Results], torch.Tensor]],
+        first: Results,
     ) -> None:
         """Note the tensors that have no say in what was compared, where memory allows."""
         if activations(self.twins.graphs[0]) > free_memory(self.device) // 3:
             return
-        there = [there for there, _ in self.watched]
+        there, planting = [there for there, _ in self.watched], self.planting
 
         def chosen(results: Results) -> list[torch.Tensor]:
             return [read(results) for read in readers]
 
-        found = silent(donor, self.alignment.one, example, there, chosen, self.generator)
+        def steps() -> Steps | None:
+            return planting.of_donor(first.nodes) if planting is not None else None
+
+        side = self.alignment.one
+        found = silent(donor, side, example, there, chosen, self.generator, steps)
         gone = {pair.donor for pairs in self.correspondence.parts.values() for pair in pairs}
         self.silent = tuple(address for address in found if address in gone)
 
@@ -247,19 +317,26 @@ class _Trial:
 
     def paired(self, first: Results, second: Results) -> tuple[list[_Pair], bool]:
         """What both have in common: outputs, else results in the middle."""
-        found = met(self.alignment, self.correspondence, first.outputs, second.outputs)
-        pairs: list[_Pair] = [(_output(path), name, two) for path, name, two in found]
+        cells = self.common.cells
+        regions = regions_of(self.alignment, self.common)
+        found = list(met(self.alignment, cells, first.outputs, second.outputs))
+        pairs: list[_Pair] = [
+            (_output(path), name, two, regions[cell]) for path, name, two, cell in found
+        ]
+        if self.planting is not None:
+            done = {cell for _, _, _, cell in found}
+            return pairs + [
+                (_node(there), name, second.nodes[here], regions[cell])
+                for there, here, name, cell in map(astuple, self.planting.ends)
+                if cell not in done
+            ], not pairs
         if pairs:
             return pairs, False
         return [
-            (_module(there), here, second.modules[here])
+            (_module(there), here, second.modules[here], -1)
             for there, here in self.watched
             if there in first.modules and here in second.modules
         ], True
-
-
-# How to find the donor's numbers among its results, the recipient's name of them, and its numbers.
-_Pair: TypeAlias = tuple[Callable[[Results], torch.Tensor], str, torch.Tensor]
 
 
 def _output(path: str) -> Callable[[Results], torch.Tensor]:
@@ -268,6 +345,22 @@ def _output(path: str) -> Callable[[Results], torch.Tensor]:
 
 def _module(address: str) -> Callable[[Results], torch.Tensor]:
     return lambda results: results.modules[address]
+
+
+def _node(number: int) -> Callable[[Results], torch.Tensor]:
+    return lambda results: results.nodes[number]
+
+
+def _badness(gap: Gap, rounding: float, *, random: bool) -> float:
+    """How little the numbers of a region speak for it."""
+    if not gap.finite or (random and not gap.alive):
+        return math.inf
+    if random:
+        return gap.difference / gap.change
+    if gap.difference <= rounding * gap.scale:
+        return 0.0
+    # What rounding alone explains is better than what nothing does.
+    return 1.0 if gap.chaotic else 2.0 + gap.difference
 
 
 def _nudged(tensor: torch.Tensor) -> torch.Tensor:

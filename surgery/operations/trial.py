@@ -7,12 +7,15 @@ import math
 import os
 import sys
 from collections.abc import Callable, Container, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
+from torch.autograd.graph import GradientEdge
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from surgery import tree
 from surgery.errors import AddressError
@@ -26,6 +29,7 @@ from surgery.graph.skeleton import Skeleton, is_floating
 from surgery.graph.structure import replace_tensors, tensors
 from surgery.operations.align import Twins
 from surgery.operations.correspondence import Correspondence
+from surgery.operations.steps import Steps
 
 # What random weights are multiplied with, that signals neither die nor explode: what rectifiers
 # ask for, what saturating activations ask for, and what loops in which all is added up do.
@@ -34,17 +38,46 @@ GAINS = (math.sqrt(2), 4 * math.sqrt(2), math.sqrt(2) / 4)
 
 @dataclass(frozen=True, eq=False)
 class Results:
-    """What came out of one forward pass: the outputs by path, and what some modules returned."""
+    """What came out of one forward pass: the outputs by path, and what some modules returned.
+
+    Attributes:
+        outputs: by path.
+        modules: by address of a module.
+        nodes: by number of an operation in the recording.
+        edges: by ``id`` of one of those, where the slopes of its numbers begin.
+    """
 
     outputs: dict[str, torch.Tensor]
     modules: dict[str, torch.Tensor]
+    nodes: dict[int, torch.Tensor] = field(default_factory=dict)
+    edges: dict[int, GradientEdge] = field(default_factory=dict)
+
+
+class Stepping(RealExecution):  # type: ignore[no-untyped-call]
+    """Runs everything, step by step where somebody wants to know.
+
+    Args:
+        skeleton: a stand-in.
+        steps: what to note and to put in, or None.
+    """
+
+    def __init__(self, skeleton: Skeleton, steps: Steps | None = None) -> None:
+        super().__init__(skeleton.stand_ins, None)
+        self.steps = steps
+
+    def execute(self, call: Call) -> Any:
+        """Run one operation."""
+        if self.steps is None:
+            return super().execute(call)
+        self.steps.before(call)
+        return self.steps.after(call, super().execute(call))
 
 
 def run(
     skeleton: Skeleton,
     example: Example,
     watched: Iterable[str],
-    execution: RealExecution | None = None,
+    execution: Stepping | None = None,
     *,
     grad: bool = False,
 ) -> Results:
@@ -66,7 +99,8 @@ def run(
 
         return hook
 
-    execution = execution or RealExecution(skeleton.stand_ins, None)
+    execution = execution or Stepping(skeleton)
+    steps = execution.steps
     with contextlib.ExitStack() as stack:
         for address in watched:
             handle = tree.get_module(model, address).register_forward_hook(note(address))
@@ -74,12 +108,18 @@ def run(
         stack.enter_context(kept(skeleton.originals))
         stack.enter_context(contextlib.closing(execution))
         stack.enter_context(torch.set_grad_enabled(grad))
+        if steps is not None:
+            # What the recording on meta has: other devices have attention in one piece.
+            stack.enter_context(sdpa_kernel(SDPBackend.MATH))
         stack.enter_context(execution)
         output = example.call(model)
-    return Results(dict(tensors(output)), seen)
+    if steps is None:
+        return Results(dict(tensors(output)), seen)
+    steps.close()
+    return Results(dict(tensors(output)), seen, steps.seen, steps.edges)
 
 
-class Settling(RealExecution):  # type: ignore[no-untyped-call]
+class Settling(Stepping):
     """Runs everything, and brings the statistics of each normalisation near what it is given.
 
     With others the signal grows or shrinks from block to block, until gates are shut, activations
@@ -88,10 +128,13 @@ class Settling(RealExecution):  # type: ignore[no-untyped-call]
     Args:
         skeleton: a stand-in; the statistics of its normalisations are written.
         generator: a random part stays, so that no statistic holds one value throughout.
+        steps: what to note and to put in, or None.
     """
 
-    def __init__(self, skeleton: Skeleton, generator: torch.Generator) -> None:
-        super().__init__(skeleton.stand_ins, None)
+    def __init__(
+        self, skeleton: Skeleton, generator: torch.Generator, steps: Steps | None = None
+    ) -> None:
+        super().__init__(skeleton, steps)
         self.generator = generator
         buffers = tree.index(skeleton.model).of_kind("buffer")
         self.waiting = {entry.tensor.untyped_storage()._cdata for entry in buffers}
@@ -168,7 +211,7 @@ def _device_of(model: nn.Module) -> torch.device:
 def draw_inputs(
     twins: Twins, dtype: torch.dtype, device: torch.device, generator: torch.Generator
 ) -> tuple[Example, Example]:
-    """One random input in both forms: the same tensors in the same order.
+    """One random input in both forms: the same tensors in the same order, as far as they fit.
 
     Args:
         twins: the models, with examples of what they take.
@@ -176,22 +219,29 @@ def draw_inputs(
         device: where it is to be.
         generator: what it is drawn from.
     """
-    drawn: list[torch.Tensor] = []
-    limits = _tables(twins.graphs[0])
+    limits = [_tables(graph) for graph in twins.graphs]
+    drawn: list[list[torch.Tensor]] = [[], []]
 
-    def fresh(tensor: torch.Tensor) -> torch.Tensor:
-        if is_floating(tensor.dtype):
+    def fresh(tensor: torch.Tensor, place: int) -> torch.Tensor:
+        number = len(drawn[place])
+        rows = [found[number] for found in limits if number in found]
+        same = drawn[0][number] if place and number < len(drawn[0]) else None
+        if same is not None and same.shape == tensor.shape:
+            made = same.clone()
+        elif is_floating(tensor.dtype):
             made = torch.randn(tensor.shape, dtype=dtype, generator=generator)
-        elif tensor.dtype == torch.int64 and len(drawn) in limits:
-            made = torch.randint(limits[len(drawn)], tensor.shape, generator=generator)
+        elif tensor.dtype == torch.int64 and rows:
+            made = torch.randint(min(rows), tensor.shape, generator=generator)
         else:
             made = torch.zeros_like(tensor, device="cpu") if tensor.is_meta else tensor.clone()
-        drawn.append(made.to(device))
-        return drawn[-1]
+        drawn[place].append(made.to(device))
+        return drawn[place][-1]
 
-    first = replaced(twins.examples[0], fresh)
-    again = iter(drawn)
-    return first, replaced(twins.examples[1], lambda tensor: next(again).clone())
+    first, second = (
+        replaced(example, partial(fresh, place=place))
+        for place, example in enumerate(twins.examples)
+    )
+    return first, second
 
 
 def replaced(example: Example, new: Callable[[torch.Tensor], torch.Tensor]) -> Example:

@@ -1,0 +1,124 @@
+"""Follow a forward pass operation by operation: note what some made, and put in something else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeAlias
+
+import torch
+from torch.autograd.graph import GradientEdge, get_gradient_edge
+
+from surgery.graph.aten import packet
+from surgery.graph.graph import Graph
+from surgery.graph.operators import Call, results
+from surgery.graph.pieces import MOVES
+from surgery.graph.recorder import UPDATED
+
+# What goes on in the place of a result, of what was noted before.
+Planted: TypeAlias = Callable[[Mapping[int, torch.Tensor]], torch.Tensor]
+
+
+class OutOfStepError(RuntimeError):
+    """A forward pass did something else than in its recording."""
+
+
+class Steps:
+    """Which node of a recorded graph runs now.
+
+    Args:
+        graph: the recording.
+        noted: nodes whose results are wanted.
+        planted: by node, what goes on in the place of its result.
+    """
+
+    def __init__(
+        self, graph: Graph, noted: Iterable[int], planted: Mapping[int, Planted] | None = None
+    ) -> None:
+        self.ahead = [
+            node
+            for node in graph.operations
+            if node.operation != UPDATED and packet(node.operation) not in MOVES
+        ]
+        self.noted, self.planted = frozenset(noted), dict(planted or {})
+        self.at = 0
+        self.seen: dict[int, torch.Tensor] = {}
+        # By ``id`` of what was noted: where the slopes of its numbers begin.
+        self.edges: dict[int, GradientEdge] = {}
+        self.waiting: dict[int, tuple[int, torch.Tensor]] = {}
+
+    def before(self, call: Call) -> None:
+        """Look at results that get read: what autograd knows of them, it knows by now."""
+        for tensor in call.given:
+            number, held = self.waiting.get(id(tensor), (-1, None))
+            if held is tensor:
+                del self.waiting[id(tensor)]
+                self._traced(number, tensor)
+
+    def after(self, call: Call, result: Any) -> Any:
+        """Note the result of an operation, or put another in its place.
+
+        Raises:
+            OutOfStepError: the recording has another operation in this place.
+        """
+        name = call.known.name
+        if packet(name) in MOVES:
+            return result
+        node = self.ahead[self.at] if self.at < len(self.ahead) else None
+        if node is None or node.operation != name:
+            raise OutOfStepError(f"{name} runs where the recording has something else")
+        self.at += 1
+        number = node.index
+        if number in self.planted:
+            result = _put(call, result, self.planted[number](self.seen))
+        if number in self.noted or number in self.planted:
+            first = results(result)[0]
+            self.seen[number] = first.detach().clone()
+            self.waiting[id(first)] = number, first
+        return result
+
+    def close(self) -> None:
+        """Look at results that nothing read."""
+        for number, tensor in self.waiting.values():
+            self._traced(number, tensor)
+        self.waiting.clear()
+
+    def _traced(self, number: int, tensor: torch.Tensor) -> None:
+        if not tensor.requires_grad:
+            return
+        if number in self.planted:
+            # It stands for what another model made: nothing in front of it has a say.
+            tensor.register_hook(torch.zeros_like)
+        else:
+            self.edges[id(self.seen[number])] = get_gradient_edge(tensor)
+
+
+def _put(call: Call, result: Any, value: torch.Tensor) -> Any:
+    """Another value in the place of a result, in its form where that is possible."""
+    first, *others = results(result)
+    made = fitted(value, first)
+    if made.shape == first.shape:
+        first.detach().copy_(made)
+        return result
+    if others or not call.known.returns_new:
+        raise OutOfStepError(f"{call.known.name} writes a result of another shape in place")
+    return made.to(first.dtype, copy=True)
+
+
+def fitted(value: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """A value in the layout of another: features first or last, axes of one entry or none.
+
+    Raises:
+        OutOfStepError: it has another number of axes, or none of its sizes.
+    """
+    if [size for size in value.shape if size > 1] == [size for size in like.shape if size > 1]:
+        return value.reshape(like.shape)
+    turned = [value.movedim(1, -1), value.movedim(-1, 1)] if value.dim() > 2 else []
+    if value.dim() == 4:
+        turned += [value.flatten(2), value.flatten(2).transpose(1, 2), value.flatten(1, 2)]
+    for form in turned:
+        if form.shape == like.shape:
+            return form
+    features = 1 if value.dim() == 4 and like.dim() == 4 else -1
+    if value.dim() != like.dim() or value.shape[features] != like.shape[features]:
+        raise OutOfStepError(f"{tuple(value.shape)} does not fit {tuple(like.shape)}")
+    return value
