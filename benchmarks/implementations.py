@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn import functional
 
 VOCABULARY = 1000
+LENGTH = 64
 
 
 @dataclass(frozen=True)
@@ -77,10 +78,17 @@ def _segmentation(name: str, settings: dict[str, Any]) -> nn.Module:
 class PlainBert(nn.Module):
     """The mathematics of BERT over ``nn.TransformerEncoder``."""
 
-    def __init__(self, width: int, layers: int, heads: int) -> None:
+    def __init__(
+        self,
+        width: int,
+        layers: int,
+        heads: int,
+        vocabulary: int = VOCABULARY,
+        length: int = LENGTH,
+    ) -> None:
         super().__init__()
-        self.words = nn.Embedding(VOCABULARY, width)
-        self.places = nn.Embedding(64, width)
+        self.words = nn.Embedding(vocabulary, width)
+        self.places = nn.Embedding(length, width)
         self.kinds = nn.Embedding(2, width)
         self.norm = nn.LayerNorm(width, eps=1e-12)
         layer = nn.TransformerEncoderLayer(
@@ -103,7 +111,7 @@ class PlainGpt(nn.Module):
     def __init__(self, width: int, layers: int, heads: int) -> None:
         super().__init__()
         self.words = nn.Embedding(VOCABULARY, width)
-        self.places = nn.Embedding(64, width)
+        self.places = nn.Embedding(LENGTH, width)
         self.blocks = nn.ModuleList(PlainGptBlock(width, heads) for _ in range(layers))
         self.norm = nn.LayerNorm(width)
 

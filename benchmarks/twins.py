@@ -194,14 +194,8 @@ _MORE: tuple[tuple[str, dict[str, Any], Model, int], ...] = (
         224,
     ),
     (
-        "BlipVisionModel",
-        _SHORT | {"image_size": 224},
-        Model("timm", "vit_base_patch16_224", _TOKENS),
-        224,
-    ),
-    (
         "InternVLVisionModel",
-        _SHORT | {"image_size": [224, 224]},
+        _SHORT | {"image_size": [224, 224], "attention_bias": True},
         Model("timm", "vit_intern300m_patch14_448", _TOKENS | {"img_size": 224}),
         224,
     ),
@@ -233,6 +227,7 @@ ABSENT: Mapping[str, str] = {
     "than the machine of this table has",
     "Dinov2WithRegistersModel": "timm keeps no position for the class token: its converter adds "
     "two tensors up to one, which is no correspondence",
+    "BlipVisionModel": "a ViT that normalises the class token twice, and timm's does so once",
     "HGNetV2ForImageClassification": "its head lacks the last convolution that timm's has",
     "DonutSwinForImageClassification": "a Swin without the last normalisation, which timm has",
     "AlignVisionModel": "an EfficientNet B7 without the last convolution, which timm has",
