@@ -9,6 +9,7 @@ from surgery.errors import ArgumentError, UndoError
 from surgery.operations import history
 from surgery.operations.plan import Outcome
 from surgery.operations.undoing import Operated
+from surgery.optimizers.keepers import Keepers
 from surgery.optimizers.memory import memories_of, memory_of
 from surgery.optimizers.places import Lists
 
@@ -23,28 +24,42 @@ _REFUSED = {
         "this optimizer keeps one state for all parameters together",
         "torch.optim.LBFGS(model.parameters(), ...) after the operation",
     ),
+    "Adahessian": (
+        "this optimizer hangs what it learned on the parameters themselves, when it is made",
+        "Adahessian(model.parameters(), ...) after the operation",
+    ),
 }
 # Parameters that are shards of others.
 _SHARDS = ("FlatParameter", "DTensor")
 
 
-def check_optimizer(optimizer: object) -> Optimizer:
-    """The optimizer, out of what accelerates it.
+def check_optimizer(given: object) -> Keepers:
+    """The optimizer, out of what wraps it, and everything that keeps its state.
 
     Raises:
-        ArgumentError: none, or one whose state belongs to no single parameter of one process.
+        ArgumentError: none, or one whose state belongs to no single parameter of one process, or
+            one that steps through others with groups of their own.
     """
-    while isinstance(inner := getattr(optimizer, "optimizer", None), Optimizer):
-        # What wraps one shows its groups and state as its own.
-        optimizer = inner
-    if not isinstance(optimizer, Optimizer):
-        raise ArgumentError(
-            "this is no optimizer",
-            where="optimizer",
-            expected="a torch.optim.Optimizer",
-            found=type(optimizer).__name__,
-            fix="surgery.follow(optimizer, outcome)",
-        )
+    while not isinstance(given, Optimizer):
+        inner = getattr(given, "optimizer", None)
+        if not isinstance(inner, Optimizer):
+            raise ArgumentError(
+                "this is no optimizer",
+                where="optimizer",
+                expected="a torch.optim.Optimizer",
+                found=type(given).__name__,
+                fix="surgery.follow(optimizer, outcome)",
+            )
+        given = inner
+    _check_kept_apart(given)
+    keepers = Keepers.of(given)
+    for each in keepers:
+        _check_kept_apart(each)
+    _check_whole(keepers.optimizer)
+    return keepers
+
+
+def _check_kept_apart(optimizer: Optimizer) -> None:
     for cls in type(optimizer).__mro__:
         if cls.__name__ in _REFUSED:
             what, fix = _REFUSED[cls.__name__]
@@ -55,6 +70,9 @@ def check_optimizer(optimizer: object) -> Optimizer:
                 found=tree.class_name(type(optimizer)),
                 fix=fix,
             )
+
+
+def _check_whole(optimizer: Optimizer) -> None:
     for number, group in enumerate(optimizer.param_groups):
         for tensor in group["params"]:
             if any(cls.__name__ in _SHARDS for cls in type(tensor).__mro__):
@@ -65,7 +83,6 @@ def check_optimizer(optimizer: object) -> Optimizer:
                     found=type(tensor).__name__,
                     fix="operate on the model first, then shard it and make the optimizer",
                 )
-    return optimizer
 
 
 def check_groups(lists: Lists) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -28,13 +29,16 @@ from surgery.optimizers.checks import (
 )
 from surgery.optimizers.exchange import Come, Exchange, exchange_of
 from surgery.optimizers.followed import Followed, Moved, StateNow
+from surgery.optimizers.keepers import Keepers, State, States
 from surgery.optimizers.memory import Memory
 from surgery.optimizers.places import Lists, Placing, placed
-from surgery.optimizers.state import Carry, State, carry, step_of
+from surgery.optimizers.state import Carry, carry, step_of
 from surgery.optimizers.zero import zero_of
 
 # Optimizers whose step takes a whole matrix at once, whatever the shape of their state.
 _WHOLE = ("Muon", "Shampoo")
+# By what they note which parameters they leave to another rule.
+_APART = "use_muon"
 _SHOWN = 4
 
 
@@ -57,10 +61,10 @@ def follow(
     Call it between two steps, after each operation in turn, and again after ``outcome.undo()``:
     then what the operation concerned is as it was when it was followed. Learning-rate schedulers
     and a ``GradScaler`` know the optimizer and its groups, which stay the same objects. Either all
-    of it happens or nothing.
+    of it happens or nothing. Of several optimizers on one model, let each follow.
 
     Args:
-        optimizer: the optimizer; it is changed in place.
+        optimizer: the optimizer; it is changed in place, and so are those that it steps through.
         outcome: what the verb returned.
         averages: averaged copies of the model, one or several: an ``AveragedModel``, an object
             that keeps its copy as ``module`` or ``ema``, or the copy itself. Needed once: undoing
@@ -94,7 +98,8 @@ def follow(
         >>> optimizer.param_groups[0]["params"][2] is model[2].weight
         True
     """
-    optimizer = check_optimizer(optimizer)
+    keepers = check_optimizer(optimizer)
+    optimizer = keepers.optimizer
     operated = check_outcome(optimizer, outcome)
     now = Lists.of(optimizer)
     check_groups(now)
@@ -111,13 +116,22 @@ def follow(
         optimizer, operated, now.where().keys() - index.tensors.keys() - exchange.gone.keys()
     )
     _check_concerned(now, exchange, index, meant)
-    placing = placed(now, exchange, index, group)
+    taken = memories.held_by_others(optimizer, operated)
+    placing = placed(now, exchange, index, group, partial(_fits, optimizer), taken)
     if remembered is not None and now.same(remembered.after):
         placing.lists = remembered.before
-    following = _Following(optimizer, operated, meant, index, now, exchange, placing)
+    following = _Following(keepers, operated, meant, index, now, exchange, placing)
     if back:
         return following.go_back(remembered)
     return following.go(copies)
+
+
+def _fits(optimizer: Optimizer, number: int, new: torch.Tensor, old: torch.Tensor) -> bool:
+    """Whether an optimizer that steps the one can step the other: some take matrices alone."""
+    if new.dim() == old.dim():
+        return True
+    group = optimizer.param_groups[number]
+    return zero_of(optimizer, group, new).found or not zero_of(optimizer, group, old).found
 
 
 def _meant(outcome: Outcome, now: Lists, remembered: Memory | None, back: bool) -> Outcome:
@@ -156,7 +170,7 @@ def _check_concerned(now: Lists, exchange: Exchange, index: tree.Index, outcome:
 class _Following:
     """Everything is known, and nothing touched yet."""
 
-    optimizer: Optimizer
+    keepers: Keepers
     operated: Operated
     outcome: Outcome
     index: tree.Index
@@ -164,13 +178,17 @@ class _Following:
     exchange: Exchange
     placing: Placing
 
+    @property
+    def optimizer(self) -> Optimizer:
+        """The one whose groups count."""
+        return self.keepers.optimizer
+
     def go(self, copies: list[nn.Module]) -> Followed:
         """Follow an operation."""
-        states: dict[int, State | None] = {}
+        states: dict[int, States] = {}
         moved = list(self._moved(states))
         concerned = self._concerned()
-        held = self.optimizer.state
-        before = [(each, held.get(each)) for each in concerned]
+        before = [(each, self.keepers.states(each)) for each in concerned]
         title = self.outcome.plan.title
         done = follow_on(self.outcome, copies)
         model = weakref.ref(self.outcome.model)
@@ -188,7 +206,7 @@ class _Following:
     def go_back(self, memory: Memory | None) -> Followed:
         """Follow an operation that was undone."""
         before = [] if memory is None else memory.states
-        states: dict[int, State | None] = {id(tensor): state for tensor, state in before}
+        states = {id(tensor): state for tensor, state in before}
         tensors = {id(tensor): tensor for tensor, _ in before}
         tensors |= {key: each.tensor for key, each in self.exchange.gone.items()}
         moved = list(self._moved_back(states))
@@ -207,96 +225,110 @@ class _Following:
         come = [each.tensor for each in self.exchange.come.values()]
         return [*gone, *come, *(tensor for tensor, _ in self.exchange.refilled.values())]
 
-    def _change(self, tensors: dict[int, torch.Tensor], states: dict[int, State | None]) -> None:
+    def _change(self, tensors: dict[int, torch.Tensor], states: dict[int, States]) -> None:
         """Give the groups their lists, and parameters their states; all or nothing."""
         journal = Journal()
-        held = self.optimizer.state
         try:
-            journal.remember(held)
+            self.keepers.remember(journal)
             for group in self.optimizer.param_groups:
                 journal.remember(group["params"])
                 if self.now.names:
                     journal.remember(group["param_names"])
             self.placing.lists.put(self.optimizer)
             for key, tensor in tensors.items():
-                if (state := states.get(key)) is not None:
-                    held[tensor] = state
-                elif tensor in held:
-                    del held[tensor]
+                self.keepers.put(tensor, states.get(key, ()))
         except BaseException:
             journal.take_back()
             raise
 
-    def _moved(self, states: dict[int, State | None]) -> Iterator[Moved]:
+    def _moved(self, states: dict[int, States]) -> Iterator[Moved]:
         """What becomes of each parameter; fills in the states that are carried."""
         where = self.now.where()
         taken = {id(come.before) for come in self.exchange.come.values()}
         for key, come in self.exchange.come.items():
             if key in where:
                 # It was in there before, under another address or of another model.
-                states[key] = self.optimizer.state.get(come.tensor)
+                states[key] = self.keepers.states(come.tensor)
             elif self.placing.groups[key] is None:
                 yield Moved(come.address, None, "left out", "none", reason=self._why(key))
             else:
                 found = self._carry(come)
-                states[key] = found.state
+                states[key] = tuple(each.state for each in found)
                 yield self._arrived(key, come, found)
         for key, gone in self.exchange.gone.items():
             if key in where and key not in taken:
-                state: StateNow = "gone" if gone.tensor in self.optimizer.state else "none"
+                state: StateNow = "gone" if self.keepers.has(gone.tensor) else "none"
                 yield Moved(gone.address, None, "removed", state)
         for key, (tensor, address) in self.exchange.refilled.items():
             if key in where:
-                had = tensor in self.optimizer.state
+                had = self.keepers.has(tensor)
                 reason = "its values are others now" if had else ""
                 begins: StateNow = "starts anew" if had else "none"
                 yield Moved(address, where[key], "refilled", begins, reason=reason)
 
-    def _arrived(self, key: int, come: Come, found: Carry) -> Moved:
-        had = come.before is not None and come.before in self.optimizer.state
+    def _arrived(self, key: int, come: Come, found: list[Carry]) -> Moved:
+        had = come.before is not None and self.keepers.has(come.before)
         replaced = come.before is not None and id(come.before) in self.exchange.gone
-        carried = found.state is not None
-        reasons = (found.reason if had else "", self._why(key))
+        carried = next((each for each in found if each.state is not None), None)
+        reasons = dict.fromkeys(each.reason for each in found)
         return Moved(
             come.address,
             self.placing.groups[key],
             "replaced" if replaced else "added",
-            "carried" if carried else "starts anew" if had else "none",
-            found.step,
-            found.entries,
-            "; ".join(filter(None, reasons)),
+            "carried" if carried is not None else "starts anew" if had else "none",
+            None if carried is None else carried.step,
+            None if carried is None else carried.entries,
+            "; ".join(filter(None, (*reasons, self._why(key)))),
         )
 
     def _why(self, key: int) -> str:
         return self.placing.reasons.get(key, "")
 
-    def _carry(self, come: Come) -> Carry:
+    def _carry(self, come: Come) -> list[Carry]:
+        """What each keeper carries over."""
         before = come.before
-        if before is None or before not in self.optimizer.state or not self.optimizer.state[before]:
-            return Carry(None)
+        if before is None or not self.keepers.has(before):
+            return [Carry(None) for _ in self.keepers]
+        number = self.now.where()[id(before)]
+        group: dict[str, Any] = self.optimizer.param_groups[number]
+        states = self.keepers.states(before)
+        return [
+            self._carried_by(keeper, group, come, before, state) if state else Carry(None)
+            for keeper, state in zip(self.keepers, states, strict=True)
+        ]
+
+    def _carried_by(
+        self,
+        keeper: Optimizer,
+        group: dict[str, Any],
+        come: Come,
+        before: torch.Tensor,
+        state: State,
+    ) -> Carry:
         if come.carried is None:
             return Carry(None, reason="nothing of the old one lives on in it")
-        number = self.now.where()[id(before)]
-        whole = next((c for c in type(self.optimizer).__mro__ if c.__name__.endswith(_WHOLE)), None)
-        if whole is not None:
+        if keeper in self.keepers.around:
+            return Carry(None, reason=f"what {type(keeper).__name__} keeps of it starts anew")
+        whole = next((c for c in type(keeper).__mro__ if c.__name__.endswith(_WHOLE)), None)
+        # Vectors, and matrices that are told apart, it steps as others do.
+        if whole is not None and before.dim() > 1 and _flag(state, group) is not False:
             return Carry(None, reason=f"{whole.__name__} steps a matrix as a whole")
-        group: dict[str, Any] = self.optimizer.param_groups[number]
-        zero = zero_of(self.optimizer, group, before)
-        return carry(self.optimizer.state[before], before, come.tensor, come.carried, zero)
+        zero = zero_of(keeper, group, before)
+        return carry(state, before, come.tensor, come.carried, zero)
 
-    def _moved_back(self, states: dict[int, State | None]) -> Iterator[Moved]:
+    def _moved_back(self, states: dict[int, States]) -> Iterator[Moved]:
         where = self.now.where()
         after = self.placing.lists.where()
         for key, come in self.exchange.come.items():
-            state = states.get(key)
+            state = states.get(key, ())
             if key in after and key not in where:
                 taken = come.before is not None and id(come.before) in where
                 yield Moved(
                     come.address,
                     after[key],
                     "replaced" if taken else "added",
-                    "restored" if state else "none",
-                    step_of(state or {}),
+                    "restored" if any(state) else "none",
+                    _step(state),
                 )
         taken_from = {id(come.before) for come in self.exchange.come.values()}
         for key, gone in self.exchange.gone.items():
@@ -304,9 +336,9 @@ class _Following:
                 yield Moved(gone.address, None, "removed", "gone")
         for key, (_, address) in self.exchange.refilled.items():
             if key in where:
-                state = states.get(key)
-                now: StateNow = "restored" if state else "none"
-                yield Moved(address, where[key], "refilled", now, step_of(state or {}))
+                state = states.get(key, ())
+                now: StateNow = "restored" if any(state) else "none"
+                yield Moved(address, where[key], "refilled", now, _step(state))
 
     def _followed(self, moved: list[Moved], done: tuple[Outcome, ...], *, undone: bool) -> Followed:
         before, after = self.now.where(), self.placing.lists.where()
@@ -332,7 +364,7 @@ class _Following:
         ]
         if outside:
             yield (
-                f"trainable and in no group, so not trained: {_listed(outside)}; "
+                f"trainable and in no group, so not trained by it: {_listed(outside)}; "
                 "optimizer.add_param_group, or group= here"
             )
         stale = [
@@ -356,6 +388,16 @@ class _Following:
                 yield f"group {number} is empty now, and stays for schedulers that count groups"
         if moved and any(group.get("capturable") for group in self.optimizer.param_groups):
             yield "a CUDA graph that was captured before knows the old parameters: capture it again"
+
+
+def _flag(state: State, group: dict[str, Any]) -> object:
+    """What the state, else the group, says of whether the parameter is stepped as a whole."""
+    return state.get(_APART, group.get(_APART))
+
+
+def _step(states: States) -> float | None:
+    """The step count in the states of a parameter, where one has it."""
+    return next((step for state in states if (step := step_of(state or {})) is not None), None)
 
 
 def _listed(addresses: list[str]) -> str:

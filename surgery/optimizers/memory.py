@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
 from weakref import WeakKeyDictionary, ref
 
 import torch
@@ -14,6 +13,7 @@ from torch.optim import Optimizer
 from surgery.operations.plan import Outcome
 from surgery.operations.undoing import Operated
 from surgery.optimizers.exchange import Exchange
+from surgery.optimizers.keepers import States
 from surgery.optimizers.places import Lists
 
 
@@ -34,7 +34,7 @@ class Memory:
     title: str
     before: Lists
     after: Lists
-    states: list[tuple[torch.Tensor, dict[str, Any] | None]]
+    states: list[tuple[torch.Tensor, States]]
     exchange: Exchange
     model: ref[nn.Module]
     averages: tuple[Outcome, ...] = field(default=())
@@ -58,6 +58,12 @@ def memories_of(optimizer: Optimizer) -> Iterator[tuple[Operated, Memory]]:
             forget(optimizer, operated)
         else:
             yield operated, memory
+
+
+def held_by_others(optimizer: Optimizer, operated: Operated) -> set[int]:
+    """By ``id`` what other optimizers hold that followed the same operation."""
+    followed = [memory_of(each, operated) for each in _remembered if each is not optimizer]
+    return {key for memory in followed if memory is not None for key in memory.after.where()}
 
 
 def remember(optimizer: Optimizer, operated: Operated, memory: Memory) -> None:

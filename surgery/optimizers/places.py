@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch.optim import Optimizer
 
 from surgery import tree
-from surgery.optimizers.exchange import Come, Exchange
+from surgery.optimizers.exchange import Come, Exchange, Gone
 
 _NOWHERE = "what was in its place is in no group"
+_ELSEWHERE = "another optimizer has it"
+_MISFIT = "this optimizer steps no parameter of its form"
+
+# Whether a group can hold a parameter, where it holds another.
+Fits: TypeAlias = "Callable[[int, torch.Tensor, torch.Tensor], bool]"
 
 
 @dataclass(eq=False)
@@ -69,19 +74,29 @@ class Placing:
     reasons: dict[int, str] = field(default_factory=dict)
 
 
-def placed(now: Lists, exchange: Exchange, index: tree.Index, group: int | None) -> Placing:
+def placed(
+    now: Lists,
+    exchange: Exchange,
+    index: tree.Index,
+    group: int | None,
+    fits: Fits = lambda number, new, old: True,
+    taken: Container[int] = (),
+) -> Placing:
     """Put what came in the place of what is gone.
 
     A parameter takes the place of the one that was at its address. One at an address of its own
     goes to the group of a parameter like it (a matrix, or a vector, as groups are told apart by
-    weight decay): of what was replaced, else the nearest in the model. Where nothing in the part
-    that changed was in the optimizer, it belongs to no group.
+    weight decay): of what was replaced, else the nearest in the model. Where nothing like it in
+    the part that changed was in the optimizer, or another optimizer has it already, it belongs to
+    no group.
 
     Args:
         now: what the groups hold.
         exchange: what the operation did.
         index: of the model as it is now.
         group: the group for parameters that nothing else says the group of.
+        fits: whether a group, by its number, can hold a new parameter as it holds an old one.
+        taken: by ``id`` what other optimizers hold.
     """
     where = now.where()
     placing = Placing(now)
@@ -89,12 +104,17 @@ def placed(now: Lists, exchange: Exchange, index: tree.Index, group: int | None)
     behind: dict[int, list[Come]] = {}
     ends: dict[int, list[Come]] = {}
     model = _Held(where, exchange, index)
+    held = {id(tensor): tensor for tensors in now.tensors for tensor in tensors}
     for key, come in exchange.come.items():
         if key in where:
             placing.groups[key] = where[key]
             placing.reasons[key] = "it is in there already"
             continue
         slot, reason = model.slot(come)
+        if slot is not None and come.before is None and key in taken:
+            slot, reason = None, _ELSEWHERE
+        elif slot is not None and not fits(where[slot], come.tensor, held[slot]):
+            slot, reason = None, _MISFIT
         if slot is not None:
             (ahead if slot in exchange.gone else behind).setdefault(slot, []).append(come)
             placing.groups[key] = where[slot]
@@ -181,7 +201,8 @@ class _Held:
             for each in there
             if id(each.tensor) in self.where
         ]
-        if there and not found:
+        like = [each for each in there if _alike(come, each)] or there
+        if like and not any(id(each.tensor) in self.where for each in like):
             return None, _NOWHERE
         if not found and not self._trained_around(come):
             return None, "nothing around it is in a group"
@@ -214,6 +235,6 @@ class _Held:
         return False
 
 
-def _alike(come: Come, anchor: _Anchor) -> bool:
+def _alike(come: Come, anchor: _Anchor | Gone) -> bool:
     """Both are matrices, or both vectors, as groups with and without weight decay have them."""
     return (come.tensor.dim() > 1) is (anchor.tensor.dim() > 1)

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from numbers import Number
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 
 from surgery.operations.plan import Carried
+from surgery.optimizers.keepers import State
 from surgery.optimizers.zero import Zero
-
-State: TypeAlias = dict[str, Any]
 
 
 @dataclass(frozen=True, eq=False)

@@ -268,7 +268,7 @@ def test_what_accelerates_an_optimizer_is_passed_through():
         def __init__(self, inner: torch.optim.Optimizer) -> None:
             self.optimizer = inner
 
-    assert check_optimizer(Accelerated(optimizer)) is optimizer
+    assert check_optimizer(Accelerated(optimizer)).optimizer is optimizer
     surgery.follow(Accelerated(optimizer), OPERATIONS["more"](model))
     sound(model, optimizer)
 
