@@ -54,11 +54,13 @@ def headless(model: Any) -> bool:
 
 
 def example(model: Any) -> Example | None:
-    """Two images of the size that it was trained with, or that its patches are counted for."""
+    """Two images: as small as it says it takes, as trained with, or as its patches are counted."""
     from surgery.graph.example import Example
 
     first = next((p for p in model.parameters() if p.is_floating_point()), None)
-    sizes = config(model).get("input_size")
+    said = config(model)
+    smallest = None if said.get("fixed_input_size") else said.get("min_input_size")
+    sizes = smallest or said.get("input_size")
     if first is None or not sizes:
         return None
     counted = getattr(getattr(model, "patch_embed", None), "img_size", None)

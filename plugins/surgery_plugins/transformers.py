@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from surgery.families import Catalog, Family, HeadClaim, hookimpl
+from surgery.families.applied import attribute
 from surgery_plugins.places import gathered
 from surgery_plugins.transformers_catalog import find, listed
 from surgery_plugins.transformers_inputs import example
@@ -20,13 +21,17 @@ if TYPE_CHECKING:
 # What the library calls the layers that make classes; some of its tasks have other things there.
 HEADS = (
     *("classifier", "score", "classification_head", "cls_classifier"),
-    *("logits_proj", "sequence_summary", "lm_head"),
+    *("logits_proj", "sequence_summary", "lm_head", "answer_head"),
+    "model.decoder.output_projection",
 )
 # The layers that score where an answer starts and where it ends.
-SPANS = ("qa_outputs", "qa_classifier", "start_logits", "end_logits", "classifier")
+SPANS = ("qa_outputs", "qa_classifier", "splinter_qass", "start_logits", "end_logits", "classifier")
 FROM_TEACHER = ("distillation_classifier", "classifier_distill")
 # Where a configuration counts the classes by another name than ``num_labels``.
-COUNTS = (("head_config", "num_speakers"), ("streaming_config", "num_speakers"))
+COUNTS = (
+    *("config.head_config.num_speakers", "config.streaming_config.num_speakers"),
+    *("config.num_qa_labels", "num_qa_labels"),
+)
 OTHER_TASKS = ("Detection", "Segmentation", "XVector")
 # Its words are scored by two layers together, of which the library names one.
 JOINED = ("MobileBert",)
@@ -47,8 +52,7 @@ def heads(model: Any) -> tuple[HeadClaim, ...]:
     if not found and not type(model).__name__.startswith(JOINED):
         words = model.get_output_embeddings()
         found = [name for name, module in there.items() if module is words]
-    counts = [(part, n) for part, n in COUNTS if hasattr(getattr(model.config, part, None), n)]
-    sync = tuple(f"config.{part}.{count}" for part, count in counts)
+    sync = tuple(path for path in COUNTS if attribute(model, path) is not None)
     return (
         *(HeadClaim(name, role, sync=sync) for name in found[:1]),
         *(HeadClaim(name, "distillation") for name in FROM_TEACHER if name in there),

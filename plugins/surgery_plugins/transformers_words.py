@@ -9,12 +9,27 @@ if TYPE_CHECKING:
 
 # Words in a text, and answers to choose from where that is the task.
 WORDS, CHOICES = 16, 3
+WRITING = ("ForConditionalGeneration", "EncoderDecoderModel", "MTModel", "ForTextToText")
+PAIRS = ("QuestionAnswering", "MultipleChoice")
+
+
+def looked_at(config: Any, weight: Tensor, rows: int) -> dict[str, Any]:
+    """Regions of an image that another model saw, for what reads with them at hand."""
+    sizes = (getattr(config, "visual_feat_dim", None), getattr(config, "visual_pos_dim", None))
+    names = ("visual_feats", "visual_pos")
+    return {
+        name: weight.new_zeros(rows, 2, size)
+        for name, size in zip(names, sizes, strict=True)
+        if size is not None
+    }
 
 
 def text(model: Any, config: Any, weight: Tensor) -> dict[str, Any] | None:
     """Words that are no special ones, the last of them the end; no mask but the whole text."""
     config = config.get_text_config()
-    if getattr(model, "input_modalities", "text") not in ("text", ("text",), ["text"]):
+    others = {*getattr(model, "input_modalities", ("text",))} - {"text", *"text"}
+    seen = looked_at(config, weight, 2)
+    if others and not seen:
         return None
     keys = ("pad_token_id", "bos_token_id", "eos_token_id", "sep_token_id", "cls_token_id")
     special = {key: getattr(config, key, None) for key in keys}
@@ -24,9 +39,13 @@ def text(model: Any, config: Any, weight: Tensor) -> dict[str, Any] | None:
     end = special["eos_token_id"]
     if isinstance(end, int) and 0 <= end < (getattr(config, "vocab_size", None) or 0):
         ids[:, -1] = end
+    between = special["sep_token_id"]
+    if type(model).__name__.endswith(PAIRS) and isinstance(between, int):
+        # Some look for where the question ends and what may answer it begins.
+        ids[:, [WORDS // 3, WORDS // 3 + 1, -1]] = between
     # Where a word stands on a page is asked for by some; what does not ask is not given it.
     places = ids.new_zeros(rows, WORDS, 4)
-    return {"input_ids": ids, "attention_mask": ids.clone().fill_(1), "bbox": places}
+    return {"input_ids": ids, "attention_mask": ids.clone().fill_(1), "bbox": places, **seen}
 
 
 def words(weight: Tensor, rows: int, word: int = 1, length: int = WORDS) -> Tensor:
@@ -39,7 +58,7 @@ def words(weight: Tensor, rows: int, word: int = 1, length: int = WORDS) -> Tens
 
 def asked(task: str, given: dict[str, Any], weight: Tensor) -> dict[str, Any]:
     """What a model of a class is given: some write as well as read, some choose an answer."""
-    if task.endswith("ForConditionalGeneration"):
+    if task.endswith(WRITING):
         return {**given, "decoder_input_ids": words(weight, 2)}
     if not task.endswith("MultipleChoice"):
         return given

@@ -186,7 +186,9 @@ def other(name: str) -> nn.Module:
     [
         ("BertForQuestionAnswering", "span", "qa_outputs", ["start_logits", "end_logits"]),
         ("ModernBertForQuestionAnswering", "span", "classifier", ["start_logits", "end_logits"]),
+        ("LongformerForQuestionAnswering", "span", "qa_outputs", ["start_logits", "end_logits"]),
         ("BertForMultipleChoice", "choice", "classifier", ["logits"]),
+        ("LongformerForMultipleChoice", "choice", "classifier", ["logits"]),
     ],
 )
 def test_what_scores_something_else_is_named_and_refused(
@@ -206,6 +208,48 @@ def test_what_scores_something_else_is_named_and_refused(
     frozen = surgery.freeze(model, except_="heads", registry=REGISTRY)
     trainable = {name for name, p in frozen.model.named_parameters() if p.requires_grad}
     assert trainable == {f"{address}.weight", f"{address}.bias"}
+
+
+def test_what_scores_spans_by_several_layers_is_named_and_refused():
+    model = other("SplinterForQuestionAnswering")
+    heads = find_heads(model, registry=REGISTRY)
+    assert {head.role for head in heads} == {"span"}
+    ends = ("start_transform.dense", "start_classifier", "end_transform.dense", "end_classifier")
+    assert {head.address for head in heads} == {f"splinter_qass.{end}" for end in ends}
+    with pytest.raises(NoHeadError, match="scores where an answer starts"):
+        surgery.replace_head(model, 7, registry=REGISTRY)
+
+
+def test_answers_to_choose_from_are_counted_by_their_own_name():
+    kind = transformers.LxmertForQuestionAnswering
+    layers = {"l_layers": 1, "r_layers": 1, "x_layers": 1, "num_qa_labels": 11}
+    model = kind(kind.config_class(**SIZES, intermediate_size=64, **layers)).eval()
+    outcome = surgery.replace_head(model, 7, registry=REGISTRY)
+    assert (model.num_qa_labels, model.config.num_qa_labels) == (7, 7)
+    example = example_for(FAMILY, model)
+    answers = model(*example.args, **example.kwargs, labels=torch.tensor([6, 0]))
+    assert answers.question_answering_score.shape == (2, 7)
+    assert torch.isfinite(answers.loss)
+    outcome.undo()
+    assert (model.num_qa_labels, model.config.num_qa_labels) == (11, 11)
+
+
+@pytest.mark.parametrize(
+    ("name", "address"),
+    [
+        ("MarianMTModel", "lm_head"),
+        ("FSMTForConditionalGeneration", "model.decoder.output_projection"),
+    ],
+)
+def test_what_reads_and_writes_is_given_both(name: str, address: str):
+    kind = getattr(transformers, name)
+    small = {"d_model": 32, "encoder_layers": 1, "decoder_layers": 1, "encoder_ffn_dim": 32}
+    heads = {"decoder_ffn_dim": 32, "encoder_attention_heads": 4, "decoder_attention_heads": 4}
+    with torch.device("meta"):
+        model = kind(kind.config_class(**small, **heads))
+    assert "decoder_input_ids" in example_for(FAMILY, model).kwargs
+    (head,) = find_heads(model, registry=REGISTRY)
+    assert (head.address, head.corroborated) == (address, True)
 
 
 def test_what_detects_is_left_to_the_graph():
