@@ -6,7 +6,7 @@ other versions of the libraries is measured again.
 
 python -m benchmarks.zoo                          # all that is missing, and the table
 python -m benchmarks.zoo --every 20 --largest 1e8 # a sample; larger models are on meta
-python -m benchmarks.zoo resnet18 BertForTokenClassification
+python -m benchmarks.zoo resnet18 BertForTokenClassification  # these again, and no other
 """
 
 from __future__ import annotations
@@ -23,9 +23,11 @@ import sys
 import time
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from importlib import metadata
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -40,7 +42,7 @@ from benchmarks.timing import RESULTS, THREADS, machine, markdown, publish
 from benchmarks.zoo_configs import silence
 from benchmarks.zoo_libraries import LIBRARIES, Library, count, makes_classes
 from surgery import tree
-from surgery.errors import NoHeadError
+from surgery.errors import ArgumentError, NoHeadError
 from surgery.facts import find_facts
 from surgery.families.registry import Registry
 from surgery.graph.example import Example
@@ -49,7 +51,7 @@ from surgery.operations.plan import Outcome
 
 CLASSES = 7
 BILLION = 1e9
-SECONDS = 240
+SECONDS = 900
 KEPT = RESULTS / "zoo.jsonl"
 WAYS = {
     "graph": "surgery.find_heads, no plugin",
@@ -66,7 +68,8 @@ library's own loss on {CLASSES} labels, and undone. Then every parameter and buf
 same object with the same bytes and every fact (`num_classes`, `id2label`) what it was. timm's \
 models are whole; those of transformers have few and narrow layers where their class can be built \
 so. A model that timm builds without classes must be recognised: `find_heads` finds none, \
-`replace_head` refuses, and with `attach=True` gives it a head, which is run and taken back. The \
+`replace_head` refuses, and with `attach=True` gives it a head, which is run and taken back (with \
+`pool="mean"` where the model leaves open how its patches become one vector). The \
 other libraries have no plugin here: the graph alone finds their heads, which nothing needs to \
 corroborate. On `meta` (above the `--largest` of the run, which is a billion parameters where \
 nothing is said, or where a class could be built no smaller) nothing is computed: there are no \
@@ -156,14 +159,14 @@ def resets(name: str, model: nn.Module, example: Example) -> bool:
     return bool(made) and all(tensor.shape[1] == CLASSES for tensor in made)
 
 
-def examine(name: str, library: str, largest: float, row: Row) -> Row:
+def examine(row: Row, largest: float) -> Row:
     """One model, from its construction to the comparison."""
-    known = LIBRARIES[library]
-    model, example = known.build(name, largest)
+    known = LIBRARIES[row.library]
+    model, example = known.build(row.name, largest)
     model.eval()
     meta = next(model.parameters()).is_meta
     row = dataclasses.replace(row, parameters=count(model), place="meta" if meta else "real")
-    wanted = makes_classes(name, model)
+    wanted = makes_classes(row.name, model)
     heads = surgery.find_heads(model, example, registry=known.registry)
     found = {head.address for head in heads}
     row = dataclasses.replace(row, heads=tuple(sorted(found)))
@@ -172,22 +175,25 @@ def examine(name: str, library: str, largest: float, row: Row) -> Row:
     certain = {head.address for head in alone if head.corroborated or not right}
     right["graph"] = certain == wanted
     right |= {"linear": last_linear(model) == wanted, "names": usual_names(model) == wanted}
-    if library == "timm":
-        right["reset"] = resets(name, model, example)
+    if row.library == "timm":
+        right["reset"] = resets(row.name, model, example)
     row = dataclasses.replace(row, right=right)
     if not heads:
         require(not wanted, f"no head was found, and {sorted(wanted)} make the classes")
         row = dataclasses.replace(row, status="refused", reason=refusal(model, example, known))
-        there_and_back(model, example, known, attach=True)
+        try:
+            there_and_back(model, example, known, attach=True)
+        except ArgumentError as error:
+            if error.where != "pool":
+                raise
+            there_and_back(model, example, known, attach=True, pool="mean")
         return dataclasses.replace(row, status="attached")
     require(found == wanted, f"heads {sorted(found)}, where {sorted(wanted)} make the classes")
     there_and_back(model, example, known)
     return dataclasses.replace(row, status="done")
 
 
-def there_and_back(
-    model: nn.Module, example: Example, known: Library, *, attach: bool = False
-) -> None:
+def there_and_back(model: nn.Module, example: Example, known: Library, **options: Any) -> None:
     """Seven classes, a forward pass, and what was there before.
 
     What a model puts into its buffers when it first runs is its own: then all is done again.
@@ -196,7 +202,7 @@ def there_and_back(
     for _ in range(2):
         before = snapshot(model)
         outcome = surgery.replace_head(
-            model, CLASSES, example=example, registry=known.registry, attach=attach
+            model, CLASSES, example=example, registry=known.registry, **options
         )
         run(outcome.model, outcome, example)
         require(outcome.undo() is model, "undo gave another model")
@@ -215,22 +221,21 @@ def refusal(model: nn.Module, example: Example, known: Library) -> str:
     raise FailedError("heads were replaced where there are none")
 
 
-def attempt(name: str, library: str, largest: float) -> Row:
-    """As ``examine``, with whatever goes wrong in the row, within a limit of time."""
+def attempt(row: Row, look: Callable[[Row], Row], seconds: float) -> Row:
+    """What is found at a model, with whatever goes wrong in the row, within a limit of time."""
     start = time.perf_counter()
-    row = Row(name, library, versions(library))
 
     def stop(*_: object) -> None:
-        raise TimeoutError(f"took over {SECONDS} s")
+        raise TimeoutError(f"took over {seconds:.0f} s of processor time")
 
     # Of this process's own time: others on the machine do not count.
     signal.signal(signal.SIGPROF, stop)
-    signal.setitimer(signal.ITIMER_PROF, SECONDS)
+    signal.setitimer(signal.ITIMER_PROF, seconds)
     try:
         torch.manual_seed(0)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            row = examine(name, library, largest, row)
+            row = look(row)
     except ImportError as error:
         row = dataclasses.replace(row, status="missing", reason=str(error).strip().split("\n")[0])
     except Exception as error:  # of any model, and kept for the table
@@ -260,7 +265,9 @@ def keep(rows: Sequence[Row]) -> None:
     KEPT.write_text(text, "utf-8")
 
 
-def examined(chosen: Sequence[str], known: dict[str, Row], largest: float) -> Iterator[Row]:
+def examined(
+    chosen: Sequence[str], known: dict[str, Row], largest: float, seconds: float
+) -> Iterator[Row]:
     libraries = subjects()
     columns = (TextColumn("{task.description:44}"), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, TimeElapsedColumn(), console=Console(stderr=True)) as progress:
@@ -268,7 +275,8 @@ def examined(chosen: Sequence[str], known: dict[str, Row], largest: float) -> It
         for name in chosen:
             progress.update(task, description=name)
             if name not in known:
-                row = attempt(name, libraries[name], largest)
+                row = Row(name, libraries[name], versions(libraries[name]))
+                row = attempt(row, partial(examine, largest=largest), seconds)
                 with KEPT.open("a", encoding="utf-8") as file:
                     file.write(json.dumps(dataclasses.asdict(row)) + "\n")
                 yield row
@@ -352,23 +360,26 @@ def report(rows: Sequence[Row]) -> None:
 
 def main(arguments: Sequence[str] = ()) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.zoo")
-    parser.add_argument("names", nargs="*", help="these models only")
+    parser.add_argument("names", nargs="*", help="these models only, and each again")
     parser.add_argument("--every", type=int, default=1, help="every Nth model")
     parser.add_argument("--library", choices=[*LIBRARIES], help="of one library")
     parser.add_argument("--largest", type=float, default=BILLION, help="parameters; else meta")
     parser.add_argument("--retry", action="store_true", help="what failed as well")
+    parser.add_argument(
+        "--seconds", type=float, default=SECONDS, help="of processor time for a model at the most"
+    )
     asked = parser.parse_args(arguments)
     torch.set_num_threads(THREADS)
     silence()
     known = kept()
-    if asked.retry or asked.names:
-        again = [r for r in known.values() if r.status == "failed" or r.name in asked.names]
-        known = {name: row for name, row in known.items() if row not in again}
-    keep([*known.values()])
     every = subjects()
     chosen = [n for n, library in every.items() if asked.library in (None, library)]
     chosen = asked.names or chosen[:: asked.every]
-    rows = list(examined(chosen, known, asked.largest))
+    again = {*asked.names}
+    again |= {n for n in chosen if asked.retry and n in known and known[n].status == "failed"}
+    known = {name: row for name, row in known.items() if name not in again}
+    keep([*known.values()])
+    rows = list(examined(chosen, known, asked.largest, asked.seconds))
     done = sorted([*known.values(), *rows], key=lambda row: [*every].index(row.name))
     keep(done)
     report(done)

@@ -82,16 +82,9 @@ def placed(build: Callable[[], nn.Module], largest: float) -> nn.Module:
 
 def of_timm(name: str, largest: float) -> Built:
     """With as many classes as nothing else, or without any where timm builds it so."""
-    with torch.device("meta"):
-        try:
-            plain = timm.create_model(name)
-        except NotImplementedError:  # a constructor that computes on its weights
-            plain = None
-    headless = plain is not None and getattr(plain, "num_classes", 1) == 0
-    small = plain is None or count(plain) <= largest
+    headless = timm.get_pretrained_cfg(name, allow_unregistered=True).num_classes == 0
     options = {} if headless else {"num_classes": DISTINCT}
-    with torch.device("cpu" if small else "meta"):
-        model = timm.create_model(name, **options)
+    model = placed(functools.partial(timm.create_model, name, **options), largest)
     return model, resolve_example(model, registry=REGISTRY)
 
 
