@@ -21,6 +21,7 @@ from surgery.graph.reduce import canonical
 from surgery.graph.skeleton import is_floating
 from surgery.graph.structure import replace_tensors, tensors
 from surgery.operations.correspondence import Correspondence, correspondence_of
+from surgery.operations.hooks import undisturbed
 from surgery.recording import resolve_example
 
 
@@ -85,8 +86,10 @@ def align(
         >>> surgery.align(one, Other(), example=torch.zeros(1, 3, 4, 4)).rename
         {'0.weight': 'stem.weight', '0.bias': 'stem.bias'}
     """
-    twins = twins_of(donor, recipient, example, recipient_example, registry)
-    return next(correspondences(twins))[0]
+    models = tree.unwrap(tree.check_model(donor)), tree.unwrap(tree.check_model(recipient))
+    with undisturbed(*models):
+        twins = twins_of(donor, recipient, example, recipient_example, registry)
+        return next(correspondences(twins))[0]
 
 
 def twins_of(

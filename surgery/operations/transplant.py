@@ -25,6 +25,7 @@ from surgery.operations.by_graph import aligned
 from surgery.operations.differences import Difference
 from surgery.operations.donors import Donor, check_live, donor_of
 from surgery.operations.freezing import steps_to_freeze
+from surgery.operations.hooks import undisturbed
 from surgery.operations.plan import Outcome, Plan, Step
 from surgery.operations.routes import Routes, compare, routes_of
 from surgery.operations.size import count_parameters, growth
@@ -57,6 +58,11 @@ def transplant(
     Parameters and buffers go together. Equal shapes do not make equal layers, so the classes and
     all plain attributes of the layers (stride, padding, groups, eps, activation ...) are compared
     as well. Layers of several donors arrive by several calls, each with its own ``undo()``.
+
+    By graph, hooks and parametrizations of both models are part of what they compute: a hook that
+    changes an output changes what is compared, and stays where it is. The proof calls hooks on
+    stand-ins; what they count or collect in variables of their own is put back afterwards. What
+    else they do outside the model (a line printed, a file written) has happened.
 
     Args:
         donor: a model, a path, a mapping from names to tensors, or ``Weights``.
@@ -130,14 +136,15 @@ def transplant(
 
     def planned() -> Plan:
         if match == "graph":
-            found = aligned(
-                given,
-                inner,
-                example,
-                registry,
-                differences=differences,
-                min_coverage=min_coverage,
-            )
+            with undisturbed(inner, *([] if given.model is None else [given.model])):
+                found = aligned(
+                    given,
+                    inner,
+                    example,
+                    registry,
+                    differences=differences,
+                    min_coverage=min_coverage,
+                )
             arrivals = arrivals_of(found.donor, inner, found.pairs, policies)
             plan = _plan(
                 found.donor, inner, Routes(found.pairs, (), ()), arrivals, how, "refuse", freeze
