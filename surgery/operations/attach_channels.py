@@ -56,6 +56,9 @@ def find_channels(
     found = near | made
     if not found and is_flat(leaf):
         found = {axis for axis, size in enumerate(shape) if axis and size > 1}
+        # Of channels that were averaged away the places are left.
+        if found == roles.places(leaf):
+            raise _undecided(leaf, found)
     contradicted = roles.is_contradicted(leaf)
     if len(found) == 1 and not contradicted:
         return found.pop(), ()
@@ -133,10 +136,15 @@ def _larger(size: int, tensor: torch.Tensor) -> torch.Tensor:
 
 def _feature_axes(graph: Graph, leaf: Leaf) -> set[int]:
     """Where the features of the nearest layers are in an output."""
+    found: set[int] = set()
     if leaf.source is None:
-        return set()
-    tracks = (follow(graph, each.value, each.axis) for each in frontier(graph, leaf.source))
-    return {track.axes[leaf.source] for track in tracks if leaf.source in track.axes} - {0}
+        return found
+    for each in frontier(graph, leaf.source):
+        axis = follow(graph, each.value, each.axis).axes.get(leaf.source)
+        # Features that were averaged to one are none.
+        if axis and (leaf.spec.shape[axis] > 1 or each.features == 1):
+            found.add(axis)
+    return found
 
 
 def _norm_axes(graph: Graph, leaf: Leaf) -> set[int]:
@@ -150,7 +158,7 @@ def _norm_axes(graph: Graph, leaf: Leaf) -> set[int]:
         if name in NORMS | LAST_NORMS:
             axis = 1 if name in NORMS else len(node.outputs[0].shape) - 1
             reached = follow(graph, Ref(index), axis).axes.get(leaf.source)
-            return set() if reached is None else {reached} - {0}
+            return {reached} if reached and leaf.spec.shape[reached] > 1 else set()
     return set()
 
 

@@ -24,6 +24,8 @@ NORMS = frozenset(
 )
 LAST_NORMS = frozenset({"native_layer_norm", "_fused_rms_norm"})
 
+_ATTENDING = frozenset({"_softmax", "softmax", "_safe_softmax"})
+
 
 @dataclass(frozen=True, slots=True)
 class _Part:
@@ -86,6 +88,11 @@ class Roles:
         roles = None if leaf.source is None else self.of(leaf.source)
         return {axis for axis, held in enumerate(roles or ()) if axis and "channels" in held}
 
+    def places(self, leaf: Leaf) -> set[int]:
+        """The axes of an output that hold places alone."""
+        roles = None if leaf.source is None else self.of(leaf.source)
+        return {axis for axis, held in enumerate(roles or ()) if axis and held == {"places"}}
+
     def is_confirmed(self, leaf: Leaf) -> bool:
         """Whether what cannot work on places agrees: normalisations, kernels, tables of rows."""
         above = _above(self.graph, leaf)
@@ -141,7 +148,18 @@ class Roles:
             self._note_crossing(node)
         for output, spec in enumerate(node.outputs):
             axes = made if made is not None else self._carried(node, spec.shape)
+            if name in _ATTENDING:
+                self._ask(node, axes)
             self._axes[Ref(node.index, output)] = tuple(axes)
+
+    def _ask(self, node: Node, axes: list[tuple[_Part, ...]]) -> None:
+        """What attends to places are places; learnt questions look like the weights of a layer."""
+        last = len(axes) - 1
+        over = node.arguments[1] % len(axes) if axes and len(node.arguments) > 1 else -1
+        if last > 0 and over == last and self._roles(axes[last]) == {"places"}:
+            size = math.prod(part.size for part in axes[last - 1])
+            if self._roles(axes[last - 1]) == {"channels"}:
+                axes[last - 1] = self._part(size, "places")
 
     def _carried(self, node: Node, shape: tuple[int, ...]) -> list[tuple[_Part, ...]]:
         """The axes that an operation passes on."""

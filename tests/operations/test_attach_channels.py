@@ -297,3 +297,36 @@ def test_views_that_merge_axes_are_seen_through():
     assert leaf.source is not None
     roles = Roles(graph).of(leaf.source)
     assert roles == ({"samples"}, {"places"}, {"channels"})
+
+
+class Asking(nn.Module):
+    """Learnt questions that attend to places, as detectors and latent models do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.norm = nn.Conv2d(3, 8, 3), nn.LayerNorm(8)
+        self.questions = nn.Parameter(torch.zeros(5, 8))
+        self.key, self.value = nn.Linear(8, 8), nn.Linear(8, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        places = self.body(x).flatten(2).transpose(1, 2)
+        questions = self.questions.expand(len(x), -1, -1)
+        seen = (questions @ self.key(places).transpose(1, 2)).softmax(-1)
+        made: Tensor = self.norm(seen @ self.value(places))
+        return made
+
+
+def test_learnt_questions_are_places():
+    outcome = surgery.replace_head(
+        Asking(), 3, attach=True, pool="mean", example=torch.zeros(2, 3, 9, 9)
+    )
+    assert outcome.model.pool.axis == 2
+
+
+def test_places_that_are_left_where_channels_were_averaged_are_refused():
+    layers = [Turned(nn.Conv3d(3, 8, 3), before=1, after=4), nn.AdaptiveAvgPool3d((None, 1, 1))]
+    model, example = nn.Sequential(*layers), torch.zeros(2, 3, 7, 9, 9)
+    with pytest.raises(AmbiguousHeadError, match="which axis"):
+        surgery.replace_head(model, 3, attach=True, example=example)
+    outcome = surgery.replace_head(model, 3, attach=True, channels=2, example=example)
+    assert outcome.model.pool.axis == 2
