@@ -323,11 +323,16 @@ class _Attempt:
         )
 
     def _refused(
-        self, what: str, expected: str, fix: str = "", named: list[Distinction] | None = None
+        self,
+        what: str,
+        expected: str,
+        fix: str = "",
+        named: list[Distinction] | None = None,
+        first: Iterable[str] = (),
     ) -> PlanError:
         """Nothing is brought over: what differs between the two."""
         found = named or (*self.correspondence.differences, *ways(self.alignment))
-        names = list(folded(found))
+        names = [*first, *folded(found)]
         more = [f"and {len(names) - _SHOWN} more"] if len(names) > _SHOWN else []
         return PlanError(
             what,
@@ -381,4 +386,19 @@ class _Attempt:
             f"with the donor's weights the recipient computes something else: {proof}",
             "equal outputs within rounding",
             hint,
+            first=self.homeless(),
         )
+
+    def homeless(self) -> list[str]:
+        """What the donor adds and the recipient cannot: biases of layers that have none there."""
+        entries = tree.index(self.twins.models[0]).of_kind("parameter", "buffer")
+        here = {entry.address: entry.tensor for entry in entries}
+        found = []
+        for pair in self.correspondence.pairs:
+            tensor = None if pair.recipient else here.get(pair.donor)
+            if tensor is not None and not tensor.is_meta:
+                numbers = pair.theirs.of(tensor.detach().contiguous())
+                if bool(numbers.any()):
+                    found.append(f"{pair.donor} is not zero, and the recipient's layer has none")
+        more = [f"and {len(found) - _SHOWN // 2} more like this"]
+        return found if len(found) <= _SHOWN // 2 else found[: _SHOWN // 2] + more

@@ -40,6 +40,7 @@ from surgery.operations.trial import (
     randomise,
     replaced,
     run,
+    vacate,
     workplace,
 )
 
@@ -234,6 +235,7 @@ class _Trial:
         donor.model.train()
         if random:
             randomise(donor.model, self.alignment.one, self.generator, gain)
+            vacate(donor.model, self.correspondence)
         inputs = self.inputs()
         there, planting = [there for there, _ in self.watched], self.planting
         first = run(donor, inputs[0], there, self.execution(donor, settling=random))

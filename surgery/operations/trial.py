@@ -315,6 +315,20 @@ def randomise(
                     place.copy_(_drawn(cell, slot, place.shape, generator, gain))
 
 
+def vacate(model: nn.Module, found: Correspondence) -> None:
+    """Zero what has no place in the recipient: there it computes as with zeros.
+
+    Args:
+        model: a stand-in of the donor with memory of its own; it is written.
+        found: what belongs where.
+    """
+    entries = {e.address: e for e in tree.index(model).of_kind("parameter", "buffer")}
+    with torch.no_grad():
+        for pair in found.pairs:
+            if not pair.recipient:
+                pair.theirs.of(entries[pair.donor].tensor).zero_()
+
+
 def _drawn(
     cell: Cell, slot: Slot, shape: torch.Size, generator: torch.Generator, gain: float
 ) -> torch.Tensor:

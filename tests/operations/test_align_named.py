@@ -362,3 +362,15 @@ SHOWN: dict[str, tuple[Made, Made, str]] = {
 def test_settings_of_an_activation_are_named(name: str):
     one, other, named = SHOWN[name]
     assert named in refused(around(one()), around(other()), torch.randn(1, 3, 4, 4))
+
+
+def test_biases_that_have_no_place_are_named():
+    """The layers look the same, and the recipient adds nothing where the donor adds numbers."""
+    donor, recipient = (
+        nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3, bias=bias))
+        for bias in (True, False)
+    )
+    with pytest.raises(PlanError, match=r"found: 2\.bias is not zero"):
+        surgery.transplant(donor, recipient, match="graph", example=torch.zeros(2, 4))
+    nn.init.zeros_(donor[2].bias)
+    surgery.transplant(donor, recipient, match="graph", example=torch.zeros(2, 4))
