@@ -65,7 +65,8 @@ def restore(
         trusted: further classes of modules that the file may have parts of.
         mmap: map the file instead of copying it; a file that is cut short in place then ends
             the process.
-        registry: the plugins whose catalogs are asked; those installed, if left out.
+        registry: the plugins to ask for catalogs, and what layers of a model are wrapped in;
+            those installed, if left out.
         dry_run: for a model: return the plan in an outcome, and touch nothing.
         options: arguments for the callable.
 
@@ -98,7 +99,7 @@ def restore(
     record = read_record(weights.metadata, weights.origin)
     if isinstance(target, nn.Module):
         _check_options(options)
-        return _into(target, record, weights, trusted, dry_run)
+        return _into(target, record, weights, trusted, dry_run, registry)
     if dry_run:
         raise ArgumentError(
             "a model that is yet to be built has nothing to plan for",
@@ -236,6 +237,7 @@ def _into(
     weights: Weights,
     trusted: Iterable[type[nn.Module]],
     dry_run: bool,
+    registry: Registry | None,
 ) -> Outcome:
     """Change a model that is there."""
     tree.check_model(model)
@@ -251,7 +253,7 @@ def _into(
         )
         return _plan(inner, todo[0], record, weights, values=tuple(values))
 
-    outcome = operate(model, planned, dry_run=dry_run)
+    outcome = operate(model, planned, dry_run=dry_run, registry=registry)
     if dry_run:
         return outcome
     for module, placed in todo[0].made():

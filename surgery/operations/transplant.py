@@ -95,8 +95,8 @@ def transplant(
             donor's side or on the recipient's.
         example: by graph, the arguments of one forward pass of both; the family's, if left out.
         dry_run: return the plan in an outcome, and touch nothing.
-        registry: plugins whose readers know further formats of checkpoints, and whose families
-            know examples.
+        registry: the plugins to ask: their readers know further formats of checkpoints, their
+            families know examples, and their wrappings what layers are wrapped in.
 
     Returns:
         The outcome: ``model`` is the recipient; ``undo()`` restores both models.
@@ -156,7 +156,7 @@ def transplant(
         return _plan(given, inner, routes, arrivals, how, differences, freeze)
 
     if how == "move" and isinstance(donor, nn.Module):
-        return _moved(donor, given, recipient, planned, dry_run)
+        return _moved(donor, given, recipient, planned, dry_run, registry)
     return operate(recipient, planned, dry_run=dry_run, registry=registry)
 
 
@@ -394,14 +394,15 @@ def _moved(
     recipient: nn.Module,
     planned: Callable[[], Plan],
     dry_run: bool,
+    registry: Registry | None,
 ) -> Outcome:
     """Carry out a plan and leave stand-ins in the donor: both or neither."""
     tree.check_changeable(model)
     outcome = left = None
     try:
-        outcome = operate(recipient, planned, dry_run=dry_run)
+        outcome = operate(recipient, planned, dry_run=dry_run, registry=registry)
         leaving = _leaving(donor, recipient, outcome.plan)
-        left = operate(model, lambda: leaving, dry_run=dry_run)
+        left = operate(model, lambda: leaving, dry_run=dry_run, registry=registry)
         if outcome.operated is not None:
             outcome.operated.also = (left,)
         return outcome

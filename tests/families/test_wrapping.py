@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from surgery.families import Family, HeadClaim, Wrapping
 from surgery.families.registry import Registry
 from surgery.graph.skeleton import build_skeleton
 from surgery.recording import resolve_example
+from tests.operations.state import differences, state_of
 
 HERE = __name__
 
@@ -111,6 +113,38 @@ def root_locked(model: nn.Module) -> Registry:
     return Registry.of(
         wrappings=[Wrapping("all", (f"{HERE}.Net",), refuses=refusing, remedy="unlock()")]
     )
+
+
+@pytest.mark.parametrize("dry_run", [False, True])
+@pytest.mark.parametrize("verb", ["restore", "move in", "move out", "share"])
+def test_verbs_that_put_tensors_in_ask_the_registry_they_are_given(
+    tmp_path: Path, verb: str, dry_run: bool
+) -> None:
+    model, other = Net(), Net()
+    locked = {"move out": other}.get(verb, model)
+    changed = surgery.replace_head(Net(), 5, registry=Registry.of(NET)).model
+    surgery.save(changed, tmp_path / "net.safetensors")
+
+    def act(registry: Registry) -> object:
+        if verb == "restore":
+            path = tmp_path / "net.safetensors"
+            return surgery.restore(model, path, dry_run=dry_run, registry=registry)
+        how: Any = verb.partition(" ")[0]
+        return surgery.transplant(
+            *(other, model, {"fc": "fc"}),
+            how=how,
+            differences="allow",
+            dry_run=dry_run,
+            registry=registry,
+        )
+
+    locked.fc.locked = True
+    before = [state_of(each) for each in (model, other)]
+    with pytest.raises(WrappedModelError, match="weight is locked"):
+        act(Registry.of(NET, wrappings=[LOCK]))
+    for each, was in zip((model, other), before, strict=True):
+        assert not differences(was, state_of(each))
+    act(Registry.of(NET))
 
 
 def test_what_is_in_the_way_of_a_recording_is_taken_off_the_stand_in_alone() -> None:
