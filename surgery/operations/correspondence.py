@@ -396,6 +396,13 @@ class _Pairing:
     def add(self, donor: Cell, recipient: Cell) -> None:
         """Pair the slots of two cells."""
         theirs = {slot.role: slot for slot in donor.slots}
+        if any(
+            slot.role == "weight" and slot.shape != theirs["weight"].shape
+            for slot in recipient.slots
+            if "weight" in theirs
+        ):
+            self.apart(theirs, recipient)
+            return
         for ours in recipient.slots:
             slot = theirs.pop(ours.role, None)
             if slot is not None and slot.shape != ours.shape:
@@ -413,6 +420,17 @@ class _Pairing:
                 self.pair(slot.piece, _zeros(slot), f"{recipient.kind} {slot.role}")
             else:
                 self.reasons[0][slot.piece.address] = "the recipient's operation has none"
+
+    def apart(self, theirs: dict[str, Slot], recipient: Cell) -> None:
+        """Two operations of different sizes: what stands beside the weight belongs to it."""
+        beside = "the weight beside it has another shape"
+        for slot in theirs.values():
+            self.reasons[0][slot.piece.address] = beside
+        for ours in recipient.slots:
+            slot = theirs.get(ours.role)
+            self.reasons[1][ours.piece.address] = beside
+            if slot is not None and slot.shape != ours.shape:
+                self.mismatch(slot, ours)
 
     def mismatch(self, theirs: Slot, ours: Slot) -> None:
         """Two tensors in one place, of different shapes."""

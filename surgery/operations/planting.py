@@ -10,10 +10,12 @@ import torch
 from surgery import tree
 from surgery.graph.align import Alignment
 from surgery.graph.canonical import Cell
+from surgery.graph.example import Example
 from surgery.graph.graph import Graph
 from surgery.graph.recorder import UPDATED
 from surgery.graph.skeleton import Skeleton
-from surgery.operations.seams import Common, ends_of, produced
+from surgery.graph.structure import tensors
+from surgery.operations.seams import Common, ends_of, produced, value_of
 from surgery.operations.steps import OutOfStepError, Planted, Steps
 
 
@@ -65,8 +67,8 @@ class Planting:
                 slots = one.cells[a].slots[0], other.cells[b].slots[0]
                 tables[slots[0].piece.address] = slots[1].piece.address
                 continue
-            there, here = produced(one, a), produced(other, b)
-            earlier = produced(one, back[b]) if b in back else None
+            there, here = value_of(one, a), value_of(other, b)
+            earlier = value_of(one, back[b]) if b in back else None
             if there is None or here is None:
                 continue
             if a not in common.cells:
@@ -92,17 +94,23 @@ class Planting:
             tuple(dict.fromkeys(titles)),
         )
 
-    def of_donor(self, seen: Mapping[int, torch.Tensor] | None = None) -> Steps:
+    def of_donor(self, example: Example, seen: Mapping[int, torch.Tensor] | None = None) -> Steps:
         """The steps of the donor.
 
         Args:
+            example: what it is run on.
             seen: what an earlier pass noted; the common part then goes on from that.
         """
         noted = {*self.given.values(), *self.own.values(), *self.cut}
         noted |= {end.donor for end in self.ends}
+        planted = {a: _earlier(b) for a, b in self.own.items()}
         if seen is not None:
-            return Steps(self.graphs[0], noted, {node: _always(seen[node]) for node in self.cut})
-        return Steps(self.graphs[0], noted, {a: _earlier(b) for a, b in self.own.items()})
+            planted = {node: _always(seen[node]) for node in self.cut}
+        steps = Steps(self.graphs[0], noted, planted)
+        inputs = [node.index for node in self.graphs[0].nodes if node.role == "input"]
+        given = [tensor for _, tensor in tensors((example.args, dict(example.kwargs)))]
+        steps.seen.update(zip(inputs, given, strict=False))
+        return steps
 
     def of_recipient(self, seen: Mapping[int, torch.Tensor]) -> Steps:
         """The steps of the recipient, after a pass of the donor that noted this."""

@@ -238,7 +238,7 @@ class _Trial:
             vacate(donor.model, self.correspondence)
         inputs = self.inputs()
         there, planting = [there for there, _ in self.watched], self.planting
-        first = run(donor, inputs[0], there, self.execution(donor, settling=random))
+        first = run(donor, inputs[0], there, self.execution(donor, inputs[0], settling=random))
         fill(recipient.model, donor.model, self.correspondence, self.dtype, self.device)
         self.prepare(recipient.model)
         steps = None
@@ -253,15 +253,18 @@ class _Trial:
             return None
         other = self.inputs()[0] if random else replaced(inputs[0], _nudged)
         gap = self.worst(
-            pairs, first, lambda: run(donor, other, there, self.execution(donor)), random=random
+            pairs,
+            first,
+            lambda: run(donor, other, there, self.execution(donor, other)),
+            random=random,
         )
         if random and gap.alive:
             self.listen(donor, inputs[0], [of for of, _, _, _ in pairs], first)
         return gap, tuple(name for _, name, _, _ in pairs), common
 
-    def execution(self, donor: Skeleton, *, settling: bool = False) -> Stepping:
+    def execution(self, donor: Skeleton, example: Example, *, settling: bool = False) -> Stepping:
         """What runs the donor."""
-        steps = self.planting.of_donor() if self.planting is not None else None
+        steps = self.planting.of_donor(example) if self.planting is not None else None
         return Settling(donor, self.generator, steps) if settling else Stepping(donor, steps)
 
     def worst(
@@ -306,7 +309,7 @@ class _Trial:
             return [read(results) for read in readers]
 
         def steps() -> Steps | None:
-            return planting.of_donor(first.nodes) if planting is not None else None
+            return planting.of_donor(example, first.nodes) if planting is not None else None
 
         side = self.alignment.one
         found = silent(donor, side, example, there, chosen, self.generator, steps)

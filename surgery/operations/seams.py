@@ -176,11 +176,13 @@ class _Search:
                 cells[0].kind == cells[1].kind and len(cells[0].slots) == len(cells[1].slots) == 1
             )
             return bare and one not in self.found and two not in self.back
-        made = produced(sides[0], one), produced(sides[1], two)
+        made = value_of(sides[0], one)
         if two in self.back:
-            before = produced(sides[0], self.back[two])
-            return None not in (*made, before) and before < made[0]  # type: ignore[operator]
-        return None not in made
+            before = value_of(sides[0], self.back[two])
+            return made is not None and before is not None and before < made
+        # An input of another shape is none to go on with.
+        whole = one in self.found or cells[0].kind != "input"
+        return whole and made is not None and produced(sides[1], two) is not None
 
     def crossed(self, reader: int, one: int, two: int) -> bool:
         """Whether one of two cells belongs to another of the other model, as far as is known."""
@@ -219,6 +221,12 @@ class _Search:
 
 def _held(cell: Cell) -> bool:
     return any(slot.piece.address for slot in cell.slots)
+
+
+def value_of(side: Canonical, number: int) -> int | None:
+    """The node that returns what a cell makes, or that is an input; or None."""
+    cell = side.cells[number]
+    return cell.node if cell.kind == "input" else produced(side, number)
 
 
 def produced(side: Canonical, number: int) -> int | None:
