@@ -12,7 +12,7 @@ from torch import nn
 
 import surgery
 from surgery.errors import NoHeadError
-from surgery.families.applied import example_for, heads_for, stages_for
+from surgery.families.applied import example_for, heads_for, stages_for, stem_for
 from surgery.families.registry import Registry
 from surgery.heads import find_heads
 from surgery.operations.target import resolve_target
@@ -146,6 +146,49 @@ def test_a_layer_of_ones_own_is_found_though_the_model_says_that_it_has_no_class
     model.fc = nn.Linear(512, 7, device="meta")
     (head,) = find_heads(model, registry=REGISTRY)
     assert (model.num_classes, head.address, head.corroborated) == (0, "fc", True)
+
+
+@pytest.mark.parametrize(
+    ("name", "stem", "stages"),
+    [
+        ("resnet18", ("conv1", "bn1"), tuple((f"layer{n}",) for n in range(1, 5))),
+        (
+            "vit_tiny_patch16_224",
+            ("patch_embed", "cls_token", "pos_embed"),
+            (*((f"blocks.{n}",) for n in range(11)), ("blocks.11", "norm")),
+        ),
+    ],
+)
+def test_stem_and_stages_are_the_groups_that_timm_makes(name: str, stem: tuple, stages: tuple):
+    model = build(name)
+    assert (stem_for(FAMILY, model), stages_for(FAMILY, model)) == (stem, stages)
+
+
+def test_a_name_of_the_catalog_is_built_with_options():
+    model = surgery.build("timm:resnet50", num_classes=7, registry=REGISTRY, in_chans=1).model
+    assert (type(model), model.num_classes) == (timm.models.resnet.ResNet, 7)
+    assert (model.conv1.in_channels, model.fc.out_features) == (1, 7)
+
+
+@pytest.mark.parametrize("registry", [REGISTRY, Registry.of()], ids=["plugin", "graph"])
+def test_what_says_the_number_of_classes_follows_with_and_without_the_plugin(registry: Registry):
+    """What timm keeps for the next model of this name does not."""
+    model = build("resnet18")
+    outcome = surgery.replace_head(model, 7, registry=registry)
+    assert (model.num_classes, model.fc.out_features) == (7, 7)
+    assert model.pretrained_cfg["num_classes"] == 7
+    assert timm.get_pretrained_cfg("resnet18").num_classes == 1000
+    assert build("resnet18").pretrained_cfg["num_classes"] == 1000
+    outcome.undo()
+    assert (model.num_classes, model.pretrained_cfg["num_classes"]) == (1000, 1000)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [("gemma4_vit_167m", (2, 3, 96, 96)), ("botnet26t_256", (2, 3, 256, 256))],
+)
+def test_the_example_is_as_small_as_the_model_says_it_takes(name: str, shape: tuple):
+    assert example_for(FAMILY, build(name)).args[0].shape == shape
 
 
 def test_seven_classes_there_and_back():

@@ -99,6 +99,31 @@ def test_without_the_plugin_the_graph_finds_the_same_head(name: str):
     assert [h.address for h in alone] == [known.address, *(h.address for h in others)]
 
 
+def test_without_the_plugin_the_configuration_follows():
+    model = build("BertForSequenceClassification", num_labels=5)
+    outcome = surgery.replace_head(model, 7, registry=Registry.of())
+    assert (model.num_labels, model.config.num_labels, len(model.config.id2label)) == (7, 7, 7)
+    assert set(model.config.label2id.values()) == set(range(7))
+    outcome.undo()
+    assert (model.num_labels, model.config.num_labels) == (5, 5)
+
+
+@pytest.mark.parametrize(
+    ("name", "inputs"),
+    [
+        ("BertForSequenceClassification", ("input_ids", "attention_mask")),
+        ("ViTForImageClassification", ("pixel_values",)),
+        ("TimesformerForVideoClassification", ("pixel_values",)),
+        ("Wav2Vec2ForSequenceClassification", ("input_values",)),
+    ],
+)
+def test_the_example_goes_by_the_main_input(name: str, inputs: tuple[str, ...]):
+    model = build(name, "meta")
+    given = example_for(FAMILY, model).kwargs
+    assert model.main_input_name in given
+    assert {key for key, value in given.items() if torch.is_tensor(value)} == {*inputs}
+
+
 def test_the_catalog_lists_the_classes_behind_the_auto_classes():
     auto = transformers.models.auto.modeling_auto
     for task in catalog.TASKS:
