@@ -201,9 +201,9 @@ SPLITTING = frozenset({"view", "_unsafe_view", "reshape", "_reshape_alias", "vie
 
 RULES: Mapping[str, Rule] = {
     **dict.fromkeys(SPLITTING, _view),
-    **dict.fromkeys(("t", "transpose", "transpose_copy"), _transpose),
+    **dict.fromkeys(("t", "t_", "transpose", "transpose_", "transpose_copy"), _transpose),
     **dict.fromkeys(("permute", "permute_copy"), _permute),
-    "unsqueeze": _unsqueeze,
+    **dict.fromkeys(("unsqueeze", "unsqueeze_"), _unsqueeze),
     **dict.fromkeys(("squeeze", "squeeze_"), _squeeze),
     **dict.fromkeys(("select", "unbind"), _select),
     **dict.fromkeys(("expand", "broadcast_to", "repeat"), expand),

@@ -50,7 +50,8 @@ def find_channels(
     """
     shape, graph = leaf.spec.shape, roles.graph
     if len(shape) == 2:
-        return 1, ()
+        said = f"axis 1 of {leaf.path} {list(shape)} holds places: no layer made channels of them"
+        return 1, ((said,) if roles.places(leaf) else ())
     near = _feature_axes(graph, leaf) or _norm_axes(graph, leaf) or _joined_axes(graph, leaf)
     made = roles.channels(leaf)
     found = near | made

@@ -77,13 +77,13 @@ def find_features(
         ArgumentError: there is no such output, nothing to pool, or nobody can tell how.
     """
     graph = next(iter(known.graphs.values()))
-    every = list(_candidates(graph, known.example))
+    roles = Roles(graph)
+    every = list(_candidates(roles, known.example))
     remarks: tuple[str, ...] = ()
     if isinstance(attach, str):
         leaf = _named(every, graph, attach)
     else:
         leaf, remarks = _chosen(every, graph, known, pool)
-    roles = Roles(graph)
     check_samples(model, roles, leaf)
     if channels is None:
         axis, said = find_channels(model, known, roles, leaf)
@@ -101,8 +101,9 @@ def find_features(
     return Features(leaf.path, shape, leaf.spec.dtype, axis, chosen, mask, remarks)
 
 
-def _candidates(graph: Graph, example: Example) -> Iterator[Leaf]:
-    """The outputs that hold features for every sample."""
+def _candidates(roles: Roles, example: Example) -> Iterator[Leaf]:
+    """The outputs that hold features for every sample, and not how samples are alike."""
+    graph = roles.graph
     form = example.in_mode(graph.training)
     given = [t for _, t in tensors([form.args, dict(form.kwargs)]) if t.dim() > 0]
     samples = {tensor.shape[0] for tensor in given}
@@ -115,7 +116,8 @@ def _candidates(graph: Graph, example: Example) -> Iterator[Leaf]:
             continue
         if leaf.source is not None:
             seen.add(leaf.source)
-            yield leaf
+            if not any("samples" in held for held in (roles.of(leaf.source) or ())[1:]):
+                yield leaf
 
 
 def _named(every: Sequence[Leaf], graph: Graph, path: str) -> Leaf:

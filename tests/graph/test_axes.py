@@ -79,6 +79,8 @@ def _steps(rank: int) -> st.SearchStrategy[Step]:
     dims, free = st.integers(0, rank - 1), st.integers(0, rank)
     choices: list[st.SearchStrategy[Step]] = [
         st.tuples(dims, dims).map(lambda d: lambda x: x.transpose(*d)),
+        st.tuples(dims, dims).map(lambda d: lambda x: x.clone().transpose_(*d)),
+        free.map(lambda d: lambda x: x.clone().unsqueeze_(d)),
         st.permutations(range(rank)).map(lambda order: lambda x: x.permute(*order)),
         free.map(lambda d: lambda x: x.unsqueeze(d)),
         dims.map(lambda d: lambda x: x.squeeze(d)),

@@ -330,3 +330,35 @@ def test_places_that_are_left_where_channels_were_averaged_are_refused():
         surgery.replace_head(model, 3, attach=True, example=example)
     outcome = surgery.replace_head(model, 3, attach=True, channels=2, example=example)
     assert outcome.model.pool.axis == 2
+
+
+class Matched(nn.Module):
+    """Images and texts, and how alike each is to each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.image, self.text = nn.Linear(6, 8), nn.Linear(5, 8)
+
+    def forward(self, image: Tensor, text: Tensor) -> dict[str, Tensor]:
+        images, texts = self.image(image).relu(), self.text(text).relu()
+        return {"alike": images @ texts.T, "images": images, "texts": texts}
+
+
+def test_how_alike_samples_are_is_no_feature_of_theirs():
+    example = (torch.zeros(3, 6), torch.zeros(3, 5))
+    with pytest.raises(AmbiguousHeadError, match="nothing decides") as raised:
+        surgery.replace_head(Matched(), 2, attach=True, example=example)
+    assert "alike" not in str(raised.value)
+    with pytest.raises(ArgumentError, match="no features of every sample"):
+        surgery.replace_head(Matched(), 2, attach="['alike']", example=example)
+    outcome = surgery.replace_head(Matched(), 2, attach="['images']", example=example)
+    assert outcome.model.head.in_features == 8
+
+
+def test_a_head_on_places_is_told():
+    model = nn.Sequential(nn.Conv1d(3, 8, 3), nn.ReLU(), nn.Conv1d(8, 1, 1), nn.Flatten())
+    outcome = surgery.replace_head(model, 2, attach="output", example=torch.zeros(2, 3, 9))
+    assert any("holds places" in note for note in outcome.plan.notes)
+    whole = nn.Sequential(nn.Conv1d(3, 8, 3), nn.ReLU(), nn.Flatten())
+    outcome = surgery.replace_head(whole, 2, attach="output", example=torch.zeros(2, 3, 9))
+    assert not any("holds places" in note for note in outcome.plan.notes)
