@@ -24,12 +24,14 @@ class Flow:
         features: how that draft's features lie in it, where that can still be said.
         rows: which of them it has, where some are missing for good.
         via: the operations it went through since.
+        mean: a buffer that the last of them took from it.
     """
 
     cell: int
     features: torch.Tensor | None = None
     rows: Rows | None = None
     via: tuple[int, ...] = ()
+    mean: Held | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +68,7 @@ def through(flow: Flow, node: Node) -> Flow:
     via = (*flow.via, node.index)
     same = is_pointwise(node.operation) or node.operation == UPDATED
     if same and flow.features is not None and flow.features.shape == node.outputs[0].shape:
-        return replace(flow, via=via)
+        return replace(flow, via=via, mean=None)
     return Flow(flow.cell, None, flow.rows, via)
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import torch
 
 from surgery.graph.aten import packet
-from surgery.graph.canonical import Canonical, Kind, Stream
-from surgery.graph.draft import Draft, Link, finished
+from surgery.graph.canonical import Canonical
+from surgery.graph.draft import Link, finished
 from surgery.graph.flows import (
     Chain,
     Flow,
@@ -22,17 +22,15 @@ from surgery.graph.flows import (
     through,
     with_zeros,
 )
-from surgery.graph.folded import STEPS, Folding, fold
 from surgery.graph.graph import Graph, Node, Ref
+from surgery.graph.notes import Notes
 from surgery.graph.pieces import (
     MOVES,
     Piece,
-    Rows,
     features_last,
     layout,
     moved,
     piece_of,
-    rows_of,
     varies,
 )
 from surgery.graph.recorder import UPDATED
@@ -83,14 +81,8 @@ def canonical(graph: Graph) -> Canonical:
     return finished(graph, reader.drafts, ends)
 
 
-@dataclass(eq=False)
-class _Reader:
-    graph: Graph
-    drafts: list[Draft] = field(default_factory=list)
-    values: dict[Ref, Value] = field(default_factory=dict)
-    shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
-    foldings: dict[Ref, Folding] = field(default_factory=dict)
-    known: dict[Piece, int] = field(default_factory=dict)
+class _Reader(Notes):
+    """One graph on its way to cells."""
 
     def read(self, node: Node) -> None:
         """Give a value to everything that a node makes."""
@@ -102,27 +94,6 @@ class _Reader:
         for place in range(len(node.outputs)):
             value = made if not isinstance(made, list) else made[min(place, len(made) - 1)]
             self.values[Ref(node.index, place)] = value
-
-    def _fold(self, node: Node) -> None:
-        """Note the steps of a normalisation that is written out."""
-        name = packet(node.operation)
-        if name in MOVES and self.foldings and node.inputs[0] in self.foldings:
-            self.foldings[Ref(node.index)] = self.foldings[node.inputs[0]]
-        if name not in STEPS:
-            return
-        operands = [self.foldings.get(ref) or self.values[ref] for ref in node.inputs]
-        known = [each if isinstance(each, Held | Folding) else None for each in operands]
-        step = fold(name, known) if operands and None not in known else None
-        if step is not None:
-            self.foldings[Ref(node.index)] = step
-
-    def _written_out(self, node: Node, form: str) -> tuple[Flow, Folding] | None:
-        """A stream, and the scale or shift of a normalisation, in either order."""
-        steps = [step for ref in node.inputs if (step := self.foldings.get(ref)) is not None]
-        flows = [v for ref in node.inputs if isinstance(v := self.values[ref], Flow)]
-        if len(steps) != 1 or len(flows) != 1 or steps[0].form != form:
-            return None
-        return flows[0], steps[0]
 
     def link(self, ref: Ref) -> Link | None:
         """What flows where a value is read; None for constants."""
@@ -169,17 +140,13 @@ class _Reader:
             "linear": self._linear,
             "add": self._added,
             "mul": self._scaled,
+            "sub": self._centred,
+            "div": self._divided,
             "addcmul": self._scaled_and_added,
             "cat": self._chained,
             "embedding": self._looked_up,
             "index": self._looked_up,
         }.get(name)
-
-    def _at(self, node: Node, place: int | None) -> Value:
-        if place is None or place >= len(node.arguments):
-            return None
-        ref = node.arguments[place]
-        return self.values[ref] if isinstance(ref, Ref) else None
 
     def _moved(self, node: Node) -> Value | list[Value]:
         value = self.values[node.inputs[0]]
@@ -198,11 +165,6 @@ class _Reader:
             keeps = node.outputs[0].shape == self.graph.spec(node.inputs[0]).shape
             return value if keeps else None
         return None
-
-    def _rows(self, flow: Flow) -> Rows | None:
-        if flow.features is None:
-            return flow.rows
-        return rows_of(flow.features, self.drafts[flow.cell].features)
 
     def _updated(self, node: Node) -> Value:
         """A tensor after something was written into its memory through a view."""
@@ -279,16 +241,6 @@ class _Reader:
             self.known[piece] = made
         return self.known[piece]
 
-    def _draft(self, kind: Kind, name: str, node: Node, flows: list[Flow] | None = None) -> int:
-        draft = Draft(kind, name, node.index, node.module)
-        draft.links = [Link(Stream(f.cell, f.via), self._rows(f)) for f in flows or ()]
-        self.drafts.append(draft)
-        return len(self.drafts) - 1
-
-    def _held(self, value: Value) -> Held | None:
-        """A parameter that something is done with."""
-        return value if isinstance(value, Held) and value.role == "parameter" else None
-
     def _matrix(self, node: Node, first: int, second: int, bias: int | None) -> Value:
         one, other = self._at(node, first), self._at(node, second)
         if isinstance(one, Flow) and (held := self._held(other)) is not None:
@@ -352,18 +304,6 @@ class _Reader:
         self._give(draft, "bias", bias)
         return Flow(made, features_last(shape, axis))
 
-    def _give(self, draft: Draft, role: str, value: Value) -> bool:
-        """Put a tensor into a slot; whether it was one that fits."""
-        if isinstance(value, Chain):
-            draft.slots[role] = (value.pieces, (sum(p.numel for p in value.pieces),))
-        elif isinstance(value, Held) and value.view is not None:
-            piece = held_piece(value)
-            shape = tuple(size for size in piece.shape if size > 1)
-            draft.slots[role] = ((piece,), shape)
-        else:
-            return False
-        return True
-
     def _norm(self, node: Node) -> Value:
         data = self._at(node, 0)
         if not isinstance(data, Flow):
@@ -406,6 +346,9 @@ class _Reader:
             return None
         flow, value = pair
         draft = self.drafts[flow.cell]
+        if isinstance(value, Held) and self._lacks(node, flow, value, "bias"):
+            self._give(draft, "bias", value)
+            return flow
         size = value.view.numel() if isinstance(value, Held) and value.view is not None else 0
         if isinstance(value, Chain):
             size = sum(piece.numel for piece in value.pieces)
@@ -419,35 +362,19 @@ class _Reader:
         self._give(draft, "bias", value)
         return flow
 
-    def _users(self, node: Node, flow: Flow) -> int:
-        """How many operations read what a bias is added to."""
-        for ref in node.inputs:
-            if self.values[ref] is flow:
-                return len(self.graph.users[ref.node])
-        return 2
-
-    def _shifted(self, flow: Flow, shift: Folding) -> Value:
-        """The second half of a normalisation that is written out."""
-        draft, roles = self.drafts[flow.cell], shift.roles
-        given = [(role, (held_piece(roles[role]),)) for role in ("weight", "variance")]
-        if flow.via or any(draft.slots.get(role, ((),))[0] != piece for role, piece in given):
-            return None
-        for role in ("bias", "mean"):
-            self._give(draft, role, roles[role])
-        return flow
-
     def _scaled(self, node: Node) -> Value:
-        if (written := self._written_out(node, "scale")) is not None:
-            flow, scale = written
-            made = self._draft("norm", "", node, [flow])
-            for role in ("weight", "variance"):
-                self._give(self.drafts[made], role, scale.roles[role])
-            self.drafts[made].shape = self.drafts[made].slots["weight"][1]
-            return Flow(made)
+        for form in ("scale", "inverse"):
+            written = self._written_out(node, form)
+            made = None if written is None else self._spread(node, *written)
+            if made is not None:
+                return made
         pair = self._pair(node)
         if pair is None or not isinstance(pair[1], Held) or pair[1].view is None:
             return None
         flow, held = pair
+        if self._lacks(node, flow, held, "weight"):
+            self._give(self.drafts[flow.cell], "weight", held)
+            return flow
         made = self._draft("scale", "", node, [flow])
         self._give(self.drafts[made], "weight", held)
         self.drafts[made].shape = self.drafts[made].slots["weight"][1]

@@ -1,0 +1,119 @@
+"""Batch normalisation, written out in every order of its steps, is one thing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+import surgery
+from surgery.errors import SurgeryError
+from surgery.families.registry import Registry
+from tests.operations.aligned import contents, images, shaken
+
+NOTHING = Registry.of()
+EPS = 1e-5
+
+
+class Written(nn.Module):
+    """A convolution, and its results normalised by hand."""
+
+    def __init__(self, way: Callable[..., Tensor]) -> None:
+        super().__init__()
+        self.way = way
+        self.conv, self.out = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 2, 1)
+        self.scale, self.shift = (nn.Parameter(torch.rand(4)) for _ in range(2))
+        self.register_buffer("middle", torch.rand(4))
+        self.register_buffer("variance", torch.rand(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        held = self.scale, self.shift, self.middle, self.variance
+        return self.out(self.way(self.conv(x), *(each[:, None, None] for each in held)))
+
+
+def folded(x: Tensor, w: Tensor, b: Tensor, m: Tensor, v: Tensor) -> Tensor:
+    scale = w / (v + EPS).sqrt()
+    return x * scale + (b - m * scale)
+
+
+WAYS: dict[str, Callable[..., Tensor]] = {
+    "functional": lambda x, w, b, m, v: functional.batch_norm(
+        x, *(each.flatten() for each in (m, v, w, b))
+    ),
+    "divided": lambda x, w, b, m, v: (x - m) / torch.sqrt(v + EPS) * w + b,
+    "times a root": lambda x, w, b, m, v: b + w * ((x - m) * torch.rsqrt(v + EPS)),
+    "scaled at once": lambda x, w, b, m, v: (x - m) * (w / torch.sqrt(v + EPS)) + b,
+    "folded": folded,
+    "folded, other way": lambda x, w, b, m, v: (
+        x * (w * (v + EPS).rsqrt()) + (b - m * (w * (v + EPS).rsqrt()))
+    ),
+}
+
+
+def module() -> nn.Module:
+    return shaken(nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Conv2d(4, 2, 1)))
+
+
+@pytest.mark.parametrize("back", [False, True])
+@pytest.mark.parametrize("way", WAYS)
+def test_statistics_and_scale_go_with_it_whatever_it_is_written_in(way: str, back: bool):
+    written, layer, x = shaken(Written(WAYS[way])), module(), images(4)
+    donor, recipient = (layer, written) if back else (written, layer)
+    found = surgery.align(donor, recipient, example=x, registry=NOTHING)
+    assert found.complete
+    assert not found.donor_only
+    assert not found.recipient_only
+    surgery.transplant(donor, recipient, match="graph", example=x, registry=NOTHING)
+    norm = layer[1]
+    pairs = (norm.running_mean, written.middle), (norm.running_var, written.variance)
+    for one, other in (*pairs, (norm.weight, written.scale), (norm.bias, written.shift)):
+        assert torch.equal(one, other)
+    with torch.no_grad():
+        assert torch.allclose(donor(x), recipient(x), rtol=1e-4, atol=1e-4)
+
+
+OTHERS: dict[str, Callable[..., Tensor]] = {
+    "read twice": lambda x, w, b, m, v: (y := (x - m) / torch.sqrt(v + EPS)) * w + y + b,
+    "shifted first": lambda x, w, b, m, v: ((x - m) / torch.sqrt(v + EPS) + b) * w,
+    "the mean added": lambda x, w, b, m, v: (x + m) / torch.sqrt(v + EPS) * w + b,
+    "no root": lambda x, w, b, m, v: (x - m) / (v + EPS) * w + b,
+    "another eps": lambda x, w, b, m, v: (x - m) / torch.sqrt(v + 0.5) * w + b,
+}
+
+
+@pytest.mark.parametrize("back", [False, True])
+@pytest.mark.parametrize("way", OTHERS)
+def test_what_only_looks_like_it_is_never_brought_over(way: str, back: bool):
+    written, layer, x = shaken(Written(OTHERS[way])), module(), images(4)
+    donor, recipient = (layer, written) if back else (written, layer)
+    before = contents(recipient)
+    with pytest.raises(SurgeryError):
+        surgery.transplant(
+            donor, recipient, match="graph", example=x, registry=NOTHING, min_coverage=1
+        )
+    assert contents(recipient) == before
+
+
+def test_a_buffer_that_is_taken_away_is_no_mean():
+    """What every model of images does to its input."""
+
+    class Centred(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("mean", torch.rand(3, 1, 1))
+            self.register_buffer("spread", torch.rand(3, 1, 1) + 1)
+            self.conv = nn.Conv2d(3, 4, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.conv((x - self.mean) / self.spread)
+
+    donor, recipient = Centred(), Centred()
+    with pytest.raises(SurgeryError, match="mean constant table"):
+        surgery.transplant(donor, recipient, match="graph", example=images(4), registry=NOTHING)
+    recipient.mean.copy_(donor.mean)
+    recipient.spread.copy_(donor.spread)
+    surgery.transplant(donor, recipient, match="graph", example=images(4), registry=NOTHING)
+    assert torch.equal(recipient.conv.weight, donor.conv.weight)
