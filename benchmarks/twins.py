@@ -223,8 +223,8 @@ ABSENT: Mapping[str, str] = {
     "has both or neither. With both it is in the table",
     "Dinov2ForImageClassification": "its head reads the class token beside the mean of all "
     "others; timm's reads one of them. Without a head it is in the table",
-    "regnet_y_128gf": "644 million parameters: in double precision two of them take more memory "
-    "than the machine of this table has",
+    "regnet_y_128gf": "644 million parameters: two of them and what stands in for them while they "
+    "are compared take more than 13 GB, in single precision too",
     "Dinov2WithRegistersModel": "timm keeps no position for the class token: its converter adds "
     "two tensors up to one, which is no correspondence",
     "BlipVisionModel": "a ViT that normalises the class token twice, and timm's does so once",
