@@ -108,8 +108,9 @@ def _heads(alignment: Alignment, a: int, b: int) -> Iterator[Distinction]:
         return
     sides = (alignment.one, a), (alignment.other, b)
     modules = [side.cells[number].module for side, number in sides]
-    counts = ("num_heads", *(features // size for features, size in (one, other)))
-    for name, theirs, ours in (counts, ("head_dim", one[1], other[1])):
+    counts = [features // size for features, size in (one, other)]
+    settings = {"num_heads": (counts[0], counts[1]), "head_dim": (one[1], other[1])}
+    for name, (theirs, ours) in settings.items():
         yield Distinction(modules[0], modules[1], "attention", name, theirs, ours)
 
 

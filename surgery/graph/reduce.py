@@ -365,13 +365,13 @@ class _Reader(Notes):
     def _scaled(self, node: Node) -> Value:
         for form in ("scale", "inverse"):
             written = self._written_out(node, form)
-            made = None if written is None else self._spread(node, *written)
-            if made is not None:
-                return made
+            spread = None if written is None else self._spread(node, *written)
+            if spread is not None:
+                return spread
         pair = self._pair(node)
         if pair is None or not isinstance(pair[1], Held) or pair[1].view is None:
             return None
-        flow, held = pair
+        flow, held = pair[0], pair[1]
         if self._lacks(node, flow, held, "weight"):
             self._give(self.drafts[flow.cell], "weight", held)
             return flow
