@@ -8,11 +8,12 @@ deeper or has another head, the common part is found from the inputs on and from
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
 
 from surgery.graph.aten import packet
-from surgery.graph.canonical import Canonical, Stream
+from surgery.graph.canonical import Canonical, Cell, Stream
 from surgery.graph.refine import (
     Colours,
     Palette,
@@ -134,7 +135,34 @@ def _in_part(
                 taken |= set(theirs)
         _spread(sides, seeds, found, taken)
     one, other = sides
-    return Alignment(one, other, tuple(sorted(found.items())), False, tuple(by_order))
+    pairs = [pair for pair in sorted(found.items()) if not _resampled(sides, *pair)]
+    return Alignment(one, other, tuple(pairs), False, tuple(by_order))
+
+
+def _resampled(sides: Sides, one: int, two: int) -> bool:
+    """Whether one of two convolutions steps where a pool steps in front of the other.
+
+    They are two ways to make an image smaller, and not the same layer.
+    """
+    steps = [_steps(side, side.cells[n]) for side, n in zip(sides, (one, two), strict=True)]
+    (own, pooled), (other, before) = steps
+    return own != other and pooled != before and own * pooled == other * before
+
+
+def _steps(side: Canonical, cell: Cell) -> tuple[int, int]:
+    """How far a convolution steps by itself, and the pools on the way to it."""
+    node, pooled = side.graph.nodes[cell.node], 1
+    if "convolution" not in node.operation:
+        return 1, 1
+    for number in (number for stream in cell.streams for number in stream.via):
+        pool = side.graph.nodes[number]
+        if packet(pool.operation) in _POOLS:
+            _, size, *rest = pool.arguments
+            pooled *= math.prod(rest[0] if rest and rest[0] else size)
+    return math.prod(node.arguments[3]), pooled
+
+
+_POOLS = frozenset(f"{name}_pool{axes}d" for name in ("avg", "max") for axes in (1, 2, 3))
 
 
 def _apart(

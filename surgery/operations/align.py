@@ -130,10 +130,10 @@ def twins_of(
             return _recorded(models, (plain, plain))
         except RecordError as error:
             failed = failed or error
-    error = failed or RecordError(
+    why = failed or RecordError(
         "the two models take no arguments in common", fix="surgery.align(..., example=tensor)"
     )
-    return _apart(models, (_own(donor, known, error), _own(recipient, known, error)), error)
+    return _apart(models, (_own(donor, known, why), _own(recipient, known, why)), why)
 
 
 def _own(model: nn.Module, known: Registry, failed: RecordError | None = None) -> Example:

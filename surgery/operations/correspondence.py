@@ -427,10 +427,9 @@ class _Pairing:
         for slot in theirs.values():
             self.reasons[0][slot.piece.address] = beside
         for ours in recipient.slots:
-            slot = theirs.get(ours.role)
             self.reasons[1][ours.piece.address] = beside
-            if slot is not None and slot.shape != ours.shape:
-                self.mismatch(slot, ours)
+            if ours.role in theirs and theirs[ours.role].shape != ours.shape:
+                self.mismatch(theirs[ours.role], ours)
 
     def mismatch(self, theirs: Slot, ours: Slot) -> None:
         """Two tensors in one place, of different shapes."""

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 
 import torch
+from torch.autograd.graph import get_gradient_edge
 
 from surgery import tree
 from surgery.graph.aten import packet
@@ -67,7 +68,7 @@ def silent(
         if not looked:
             return ()
         drawn = [torch.randn(t.shape, generator=generator).to(t) for t in looked]
-        starts = [results.edges.get(id(tensor), tensor) for tensor in looked]
+        starts = [results.edges.get(id(t)) or get_gradient_edge(t) for t in looked]
         slopes = torch.autograd.grad(starts, weights, drawn, allow_unused=True)
     except RuntimeError:
         # Code of the user's own that does not go with autograd: nothing can be said.

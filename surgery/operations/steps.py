@@ -87,7 +87,7 @@ class Steps:
             return
         if number in self.planted:
             # It stands for what another model made: nothing in front of it has a say.
-            tensor.register_hook(torch.zeros_like)
+            tensor.register_hook(torch.zeros_like)  # type: ignore[no-untyped-call]
         else:
             self.edges[id(self.seen[number])] = get_gradient_edge(tensor)
 

@@ -119,7 +119,7 @@ def run(
     return Results(dict(tensors(output)), seen, steps.seen, steps.edges)
 
 
-class Settling(Stepping):
+class Settling(Stepping):  # type: ignore[no-untyped-call]
     """Runs everything, and brings the statistics of each normalisation near what it is given.
 
     With others the signal grows or shrinks from block to block, until gates are shut, activations
