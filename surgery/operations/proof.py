@@ -8,7 +8,6 @@ through; that they agree for these too says that they are the same function of t
 
 from __future__ import annotations
 
-import contextlib
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import astuple, dataclass, replace
@@ -173,11 +172,13 @@ def prove(
             common = common_part(alignment, correspondence, joins=joins)
             if not common.seams:
                 break
-            # What comes out of it is a finding; that it does not run is none.
-            with contextlib.suppress(Exception):
+            try:
                 found = _Trial(twins, correspondence, alignment, prepare, common).proof()
-                if found is not None:
-                    return found
+            except Exception:
+                # What comes out of it is a finding; that the user's layers refuse it is none.
+                continue
+            if found is not None:
+                return found
         plain = common_part(alignment, correspondence, seams=False)
         return _Trial(twins, correspondence, alignment, prepare, plain).proof()
 
