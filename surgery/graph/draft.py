@@ -57,15 +57,13 @@ def finished(
         draft = drafts[number]
         streams = tuple(_resolved(link, places) for link in draft.links)
         parts = _parts(draft, asked.get(number, {}))
-        for rows, slots in parts:
-            places[number, rows] = len(cells)
-            shape = slots[0].shape if rows is not None and slots else draft.shape
+        for readers, slots in parts:
+            for rows in readers:
+                places[number, rows] = len(cells)
+            shape = slots[0].shape if len(parts) > 1 and slots else draft.shape
             cells.append(
                 Cell(draft.kind, draft.name, shape, slots, streams, draft.node, draft.module)
             )
-        if len(parts) == 1 and parts[0][0] is None:
-            for rows in asked.get(number, {}):
-                places[number, rows] = places[number, None]
     found = tuple(
         End(path, spec, _resolved(link, places) if link is not None else None)
         for path, spec, link in ends
@@ -110,17 +108,39 @@ def _splice(drafts: list[Draft], ends: list[Link]) -> None:
 
 def _parts(
     draft: Draft, asked: dict[Rows | None, None]
-) -> list[tuple[Rows | None, tuple[Slot, ...]]]:
-    """The parts that others read of a product, each by itself; or the whole."""
-    rows = sorted((each for each in asked if each is not None), key=lambda each: each[0])
+) -> list[tuple[tuple[Rows | None, ...], tuple[Slot, ...]]]:
+    """The parts that others read of a product, each with what is read of it; or the whole."""
+    rows = [each for each in asked if each is not None]
     if draft.kind == "product" and rows and None not in asked:
-        numbers = [number for each in rows for number in numbered(each)]
-        if len(numbers) == len(set(numbers)) == draft.features:
-            cut = [_cut(draft, each) for each in rows]
-            whole = [slots for slots in cut if slots is not None]
-            if len(whole) == len(rows):
-                return list(zip(rows, whole, strict=True))
-    return [(None, _whole(draft))]
+        parts = _widest(rows, draft.features)
+        cut = {first: _cut(draft, first) for first in parts}
+        whole = {first: slots for first, slots in cut.items() if slots is not None}
+        if len(whole) == len(parts) > 1:
+            return [((*parts[first],), whole[first]) for first in sorted(parts, key=_first)]
+    return [((*asked, None), _whole(draft))]
+
+
+def _first(rows: Rows) -> int:
+    return rows[0]
+
+
+def _widest(asked: list[Rows], features: int) -> dict[Rows, list[Rows]]:
+    """The widest rows that are asked for, with those that lie within; none where they cross.
+
+    Queries that are rotated by halves are read whole where some positions are not rotated.
+    """
+    found: dict[Rows, list[Rows]] = {}
+    members: dict[Rows, set[int]] = {}
+    for rows in sorted(asked, key=lambda each: (-len(numbered(each)), each)):
+        own = set(numbered(rows))
+        around = [other for other, theirs in members.items() if own & theirs]
+        if not around:
+            found[rows], members[rows] = [rows], own
+        elif own <= members[around[0]]:
+            found[around[0]].append(rows)
+        else:
+            return {}
+    return found if sum(map(len, members.values())) == features else {}
 
 
 def _cut(draft: Draft, rows: Rows) -> tuple[Slot, ...] | None:

@@ -124,6 +124,49 @@ class PackedByHead(nn.Module):
         return self.out(mixed.transpose(1, 2).flatten(2))
 
 
+class PackedAndTurned(nn.Module):
+    """Attention with packed weights whose positions behind the first two are rotated."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.qkv = nn.Linear(8, 24)
+        self.out = nn.Linear(8, 8)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        packed = self.qkv(x).reshape(*x.shape[:2], 3, 2, 4).permute(2, 0, 3, 1, 4)
+        query, key, value = packed.unbind(0)
+        query, key = (
+            torch.cat([each[:, :, :2], self.turned(each[:, :, 2:])], 2) for each in (query, key)
+        )
+        mixed = functional.scaled_dot_product_attention(query, key, value)
+        return self.out(mixed.transpose(1, 2).flatten(2))
+
+    def turned(self, x: torch.Tensor) -> torch.Tensor:
+        angles = torch.arange(1, x.shape[2] + 1, dtype=x.dtype)[:, None] * torch.ones(4)
+        first, second = x.chunk(2, -1)
+        return x * angles.cos() + torch.cat([-second, first], -1) * angles.sin()
+
+
+class ApartAndTurned(PackedAndTurned):
+    """The same with one Linear each, the first two positions split off."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        del self.qkv
+        self.value, self.key, self.query = (nn.Linear(8, 8) for _ in range(3))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        found = []
+        for each in (self.query, self.key, self.value):
+            heads = each(x).view(*x.shape[:2], 2, 4).transpose(1, 2)
+            if each is not self.value:
+                kept, moved = heads.split([2, heads.shape[2] - 2], 2)
+                heads = torch.cat([kept, self.turned(moved)], 2)
+            found.append(heads)
+        mixed = functional.scaled_dot_product_attention(*found)
+        return self.out(mixed.transpose(1, 2).flatten(2))
+
+
 class Gated(nn.Module):
     """Gate and up in one weight."""
 
@@ -279,6 +322,7 @@ _MADE: dict[
     "packed attention": (PackedAttention, PlainAttention, lambda: torch.randn(2, 5, 8)),
     "packed by head": (PackedByHead, PlainAttention, lambda: torch.randn(2, 5, 8)),
     "two packings": (PackedByHead, PackedAttention, lambda: torch.randn(2, 5, 8)),
+    "packed and rotated": (PackedAndTurned, ApartAndTurned, lambda: torch.randn(2, 5, 8)),
     "gate and up": (Gated, GatedApart, lambda: torch.randn(2, 5, 6)),
     "transposed": (Turned, lambda: nn.Linear(6, 5), lambda: torch.randn(2, 6)),
     "scales": (lambda: Scaled(4), lambda: Scaled(4, 1, 1), lambda: images(5)),
