@@ -23,6 +23,7 @@ from surgery.graph.flows import (
     with_zeros,
 )
 from surgery.graph.graph import Graph, Node, Ref
+from surgery.graph.identities import is_identity
 from surgery.graph.notes import Notes
 from surgery.graph.pieces import (
     MOVES,
@@ -116,6 +117,8 @@ class _Reader(Notes):
             return None
         if name in MOVES and len(node.inputs) == 1:
             return self._moved(node)
+        if node.inputs and is_identity(node, self.graph.spec(node.inputs[0]).shape):
+            return self.values[node.inputs[0]]
         if node.operation == UPDATED:
             return self._updated(node)
         if name in ("zero", "fill") and isinstance(self._at(node, 0), Held):

@@ -150,6 +150,13 @@ SAME: dict[str, tuple[tuple[int, ...], list[tuple[Callable[..., Tensor], tuple[i
             (lambda x, w: x + w, (1, 5, 4)),
             (lambda x, w: w + x, (5, 4)),
             (lambda x, w: x + w.expand(len(x), -1, -1), (1, 5, 4)),
+            (lambda x, w: x + functional.embedding(torch.arange(5), w), (5, 4)),
+            (lambda x, w: x + functional.interpolate(w, size=4, mode="linear"), (1, 5, 4)),
+            (
+                lambda x, w: x + functional.interpolate(w[None], (5, 4), mode="bicubic")[0],
+                (1, 5, 4),
+            ),
+            (lambda x, w: functional.pad(x, (0, 0)) + w.roll(0, 0), (5, 4)),
         ],
     ),
 }

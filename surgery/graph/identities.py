@@ -1,0 +1,39 @@
+"""Operators that give back what they get: an image made as large as it is, padding by nothing."""
+
+from __future__ import annotations
+
+from surgery.graph.aten import packet
+from surgery.graph.graph import Node
+from surgery.graph.wording import settings_of
+
+_RESIZES = ("upsample_", "_upsample_", "adaptive_avg_pool", "_adaptive_avg_pool")
+_WIDTHS = frozenset({"constant_pad_nd", "roll"})
+
+
+def is_identity(node: Node, shape: tuple[int, ...]) -> bool:
+    """Whether an operation gives back what it gets, number for number.
+
+    Args:
+        node: the operation.
+        shape: of its first argument.
+
+    Example:
+        >>> import torch, surgery
+        >>> from torch.nn import functional
+        >>> class Resized(torch.nn.Module):
+        ...     def forward(self, x):
+        ...         return functional.interpolate(functional.interpolate(x, size=3), size=4)
+        >>> graph = surgery.record(Resized(), torch.zeros(1, 2, 3))
+        >>> [is_identity(node, graph.spec(node.inputs[0]).shape) for node in graph.operations]
+        [True, False]
+    """
+    name = packet(node.operation)
+    if name.startswith(_RESIZES):
+        # A factor that is rounded away in the size still says where numbers are read.
+        scales = (v for name, v in settings_of(node).items() if name.startswith("scale"))
+        given = (each for v in scales for each in (v if isinstance(v, tuple) else (v,)))
+        return node.outputs[0].shape == shape and all(each in (None, 1.0) for each in given)
+    if name in _WIDTHS:
+        settings = settings_of(node)
+        return not any(settings.get("pad", settings.get("shifts", ())) or ())
+    return False
