@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import itertools
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 from surgery.graph.align import Alignment
@@ -12,7 +14,8 @@ from surgery.graph.bounds import Bound, bounds_apart
 from surgery.graph.canonical import Canonical, Stream
 from surgery.graph.graph import Node, Ref
 from surgery.graph.regions import regions
-from surgery.graph.wording import name_of, plain, settings_of, written
+from surgery.graph.spelling import Word, spelled, unequal
+from surgery.graph.wording import alike, name_of, settings_of, written
 
 # Cells whose node says how they compute; that of a bare value is whatever reads it.
 _TOLD = frozenset({"product", "norm", "scale"})
@@ -20,6 +23,7 @@ _TOLD = frozenset({"product", "norm", "scale"})
 # What operators put around their input, by the beginnings of their names.
 _MODES = {"reflection_pad": "reflect", "replication_pad": "replicate"}
 _WRITES = frozenset({"copy", "updated"})
+_ZEROS = "constant_pad_nd"
 
 # Operators of joins that are called a sum, and are not the same.
 _SUMS = frozenset({"sub", "rsub"})
@@ -59,7 +63,10 @@ def distinctions(alignment: Alignment) -> Iterator[Distinction]:
             nodes = alignment.one.graph.nodes[one.node], alignment.other.graph.nodes[other.node]
             modes = list(_modes(alignment, a, b)) if name_of(nodes[0]) == "convolution" else []
             yield from modes
-            yield from (d for d in _between(*nodes) if not modes or d.name != "padding")
+            # Padding in two steps is told as a whole, also where both come to the same.
+            pads = _pad(alignment.one, a) or _pad(alignment.other, b)
+            whole = modes or (name_of(nodes[0]) == "convolution" and pads)
+            yield from (d for d in _between(*nodes) if not whole or d.name != "padding")
         elif one.kind == "join" and one.name == other.name == "bmm":
             yield from _heads(alignment, a, b)
 
@@ -68,9 +75,49 @@ def _modes(alignment: Alignment, a: int, b: int) -> Iterator[Distinction]:
     """What two convolutions put around their input, where it is as wide in both."""
     sides = (alignment.one, a), (alignment.other, b)
     (mode, width), (other, wide) = (_padding(side, number) for side, number in sides)
+    modules = [side.cells[number].module for side, number in sides]
     if mode != other and width == wide:
-        modules = [side.cells[number].module for side, number in sides]
         yield Distinction(modules[0], modules[1], "convolution", "padding_mode", mode, other)
+    elif mode == other == "zeros":
+        yield from _zeros(alignment, a, b)
+
+
+def _zeros(alignment: Alignment, a: int, b: int) -> Iterator[Distinction]:
+    """What two convolutions put around their input where one of them does so in two steps.
+
+    Told in words: what an operation pads is no attribute of the layer.
+    """
+    sides = (alignment.one, a), (alignment.other, b)
+    pads = [_pad(side, number) for side, number in sides]
+    if pads == [None, None]:
+        return
+    cells = [side.cells[number] for side, number in sides]
+    nodes = [side.graph.nodes[cell.node] for (side, _), cell in zip(sides, cells, strict=True)]
+    around = [_around(*each) for each in zip(nodes, pads, strict=True)]
+    told = [
+        f"{settings_of(node).get('padding')}" + (f" behind {written(pad)}" if pad else "")
+        for node, pad in zip(nodes, pads, strict=True)
+    ]
+    if around[0] != around[1]:
+        yield Distinction(cells[0].module, cells[1].module, "convolution", "padding", *told)
+
+
+def _pad(side: Canonical, number: int) -> Node | None:
+    """The operation that puts zeros around the input of a convolution, if there is one."""
+    cell = side.cells[number]
+    before = [side.graph.nodes[n] for stream in cell.streams[:1] for n in stream.via]
+    return before[-1] if before and name_of(before[-1]) == _ZEROS else None
+
+
+def _around(node: Node, pad: Node | None) -> list[int]:
+    """By how much an input is longer at each end, the last axis first."""
+    axes = len(node.outputs[0].shape) - 2
+    longer = list(settings_of(node).get("padding", ()))
+    longer *= axes if len(longer) == 1 else 1
+    found = [size for each in reversed(longer) for size in (each, each)]
+    given = list(settings_of(pad).get("pad", ())) if pad is not None else []
+    more = given[: len(found)] + [0] * (len(found) - len(given))
+    return [size + extra for size, extra in zip(found, more, strict=True)]
 
 
 def _padding(side: Canonical, number: int) -> tuple[str, tuple[int, ...]]:
@@ -150,27 +197,53 @@ def ways(alignment: Alignment) -> Iterator[Distinction]:
     """What lies between aligned cells and differs: it may be the same, written another way."""
     yield from _sums(alignment)
     paired = dict(alignment.pairs)
-    ends = [(e, f) for e, f in zip(alignment.one.ends, alignment.other.ends, strict=False)]
-    flows: list[tuple[Stream, Stream]] = []
     for a, b in alignment.pairs:
-        theirs_by: dict[int, list[Stream]] = {}
-        for stream in alignment.other.cells[b].streams:
-            theirs_by.setdefault(stream.cell, []).append(stream)
-        for mine in alignment.one.cells[a].streams:
-            flows += [(mine, theirs) for theirs in theirs_by.get(paired.get(mine.cell, -1), ())]
-    flows += [
-        (e.stream, f.stream)
-        for e, f in ends
-        if e.stream is not None and f.stream and paired.get(e.stream.cell) == f.stream.cell
-    ]
-    for mine, theirs in flows:
-        yield from _chains(
-            [alignment.one.graph.nodes[number] for number in mine.via],
-            [alignment.other.graph.nodes[number] for number in theirs.via],
-        )
+        cells = alignment.one.cells[a], alignment.other.cells[b]
+        mine, theirs = (_by_source(cell.streams) for cell in cells)
+        for source, streams in mine.items():
+            twins = theirs.get(paired.get(source, -1), [])
+            yield from _apart(alignment, streams, twins, padded=_padded(alignment, a, b))
+    for e, f in zip(alignment.one.ends, alignment.other.ends, strict=False):
+        if e.stream is not None and f.stream and paired.get(e.stream.cell) == f.stream.cell:
+            yield from _apart(alignment, [e.stream], [f.stream], padded=False)
     for one, other in regions(alignment):
         for pair in bounds_apart(one, other):
             yield from _bounded(*pair)
+
+
+def _by_source(streams: Iterable[Stream]) -> dict[int, list[Stream]]:
+    found: dict[int, list[Stream]] = defaultdict(list)
+    for stream in streams:
+        found[stream.cell].append(stream)
+    return found
+
+
+def _padded(alignment: Alignment, a: int, b: int) -> bool:
+    """Whether padding in front of both is told with them: they are convolutions."""
+    sides = (alignment.one, a), (alignment.other, b)
+    cells = [(side, side.cells[number]) for side, number in sides]
+    return all(
+        cell.kind == "product" and name_of(side.graph.nodes[cell.node]) == "convolution"
+        for side, cell in cells
+    )
+
+
+def _apart(
+    alignment: Alignment, one: list[Stream], other: list[Stream], *, padded: bool
+) -> Iterator[Distinction]:
+    """In what the ways from one cell to another differ; several are told in order."""
+    mine, theirs = (
+        [_unpadded(spelled(side.graph, stream.via), padded=padded) for stream in streams]
+        for side, streams in ((alignment.one, one), (alignment.other, other))
+    )
+    left, rest = unequal(mine, theirs)
+    pairs = zip(left, rest, strict=True) if len(left) == len(rest) else product(left, rest)
+    for pair in pairs:
+        yield from _chains(*pair)
+
+
+def _unpadded(way: tuple[Word, ...], *, padded: bool) -> tuple[Word, ...]:
+    return way[:-1] if padded and way and way[-1].name == _ZEROS else way
 
 
 def _bounded(one: Bound | None, other: Bound | None) -> Iterator[Distinction]:
@@ -202,14 +275,15 @@ def _sums(alignment: Alignment) -> Iterator[Distinction]:
         yield from (each for each in _between(one, other) if each.name == "alpha")
 
 
-def _chains(one: list[Node], other: list[Node]) -> Iterator[Distinction]:
-    names = [[name_of(node) for node in chain] for chain in (one, other)]
+def _chains(one: Sequence[Word], other: Sequence[Word]) -> Iterator[Distinction]:
+    names = [[word.name for word in way] for way in (one, other)]
     if names[0] == names[1]:
         for a, b in zip(one, other, strict=True):
-            yield from _between(a, b)
+            if len(a.nodes) == len(b.nodes) == 1:
+                yield from _between(a.nodes[0], b.nodes[0])
         return
-    modules = [chain[0].module if chain else "" for chain in (one, other)]
-    told = [" then ".join(map(written, chain)) or "nothing" for chain in (one, other)]
+    modules = [way[0].nodes[0].module if way else "" for way in (one, other)]
+    told = [" then ".join(map(str, way)) or "nothing" for way in (one, other)]
     yield Distinction(modules[0], modules[1], "", "", told[0], told[1])
 
 
@@ -220,7 +294,7 @@ def _between(one: Node, other: Node) -> Iterator[Distinction]:
     if name_of(one) != name_of(other):
         common &= {"eps"}
     for name in sorted(common):
-        if plain(mine[name]) != plain(theirs[name]):
+        if not alike(mine[name], theirs[name]):
             yield Distinction(
                 one.module, other.module, name_of(other), name, mine[name], theirs[name]
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Iterable
 from functools import cache
 from typing import Any
@@ -18,6 +19,16 @@ _IDLE = frozenset(
         *("memory_format", "weight_decay", "output_padding", "N", "C", "HxW", "normalized_shape"),
     }
 )
+# Arguments that name axes of the input, and operators to which their order says nothing.
+_AXES = frozenset({"dim", "dims"})
+_SUMMED = frozenset(
+    {
+        *("mean", "sum", "amax", "amin", "var", "std", "var_mean", "std_mean", "logsumexp"),
+        "linalg_vector_norm",
+    }
+)
+# What numbers may differ by and still be one: how a square root is rounded.
+_ROUNDING = 1e-12
 
 
 def name_of(node: Node) -> str:
@@ -52,7 +63,20 @@ def settings_of(node: Node) -> dict[str, Any]:
                 continue
             value = tuple(value)
         settings[name] = value
+    for name in _AXES & settings.keys():
+        settings[name] = _counted(node, settings[name], keeps=settings.get("keepdim") is not False)
     return settings
+
+
+def _counted(node: Node, axes: Any, *, keeps: bool) -> Any:
+    """Axes counted from the first, those of a sum in ascending order; one alone as a number."""
+    several = isinstance(axes, tuple)
+    given = axes if several else (axes,)
+    if not all(isinstance(each, int) for each in given) or not node.outputs:
+        return axes
+    rank = len(node.outputs[0].shape) + (0 if keeps else len(given))
+    found = [each + rank if each < 0 else each for each in given]
+    return tuple(sorted(found) if name_of(node) in _SUMMED else found) if several else found[0]
 
 
 @cache
@@ -71,6 +95,21 @@ def plain(value: Any) -> Any:
     return value
 
 
+def alike(one: Any, other: Any) -> bool:
+    """Whether two settings are one, numbers within rounding.
+
+    Example:
+        >>> alike(0.1 + 0.2, 0.3), alike((1, 1), 1), alike(1e-5, 1e-6)
+        (True, True, False)
+    """
+    one, other = plain(one), plain(other)
+    if isinstance(one, tuple) and isinstance(other, tuple):
+        return len(one) == len(other) and all(map(alike, one, other))
+    if isinstance(one, float) and isinstance(other, float):
+        return math.isclose(one, other, rel_tol=_ROUNDING)
+    return bool(one == other)
+
+
 def gist(nodes: Iterable[Node]) -> tuple[str, ...]:
     """The names of operations, one that follows its like left out: two means in a row are one."""
     found: list[str] = []
@@ -84,6 +123,10 @@ def gist(nodes: Iterable[Node]) -> tuple[str, ...]:
 def wording(nodes: Iterable[Node]) -> Hashable:
     """The names and settings of operations, equal for those that compute the same."""
     return tuple(
-        (name_of(node), tuple((name, repr(plain(v))) for name, v in settings_of(node).items()))
+        (name_of(node), tuple((name, _rounded(plain(v))) for name, v in settings_of(node).items()))
         for node in nodes
     )
+
+
+def _rounded(value: Any) -> str:
+    return f"{value:.11g}" if isinstance(value, float) else repr(value)

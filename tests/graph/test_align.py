@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -204,6 +205,98 @@ def test_the_form_of_an_activation_is_named():
     other = nn.Sequential(nn.Linear(3, 4), nn.GELU(), nn.Linear(4, 2))
     found = {each.name: (each.theirs, each.ours) for each in ways(over(one, other, ROW))}
     assert found == {"approximate": ("tanh", "none")}
+
+
+# Two ways to write one thing on the way from one product to the next.
+SPELLED: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]] = {
+    "axes from the end": (lambda x: x.mean((-1, -2), True), lambda x: x.mean((2, 3), True)),
+    "axes that are dropped": (lambda x: x.sum((-1, -2)), lambda x: x.sum((2, 3))),
+    "one axis": (lambda x: x.softmax(-1), lambda x: x.softmax(3)),
+    "numbers within rounding": (
+        lambda x: x * 0.42044820762685725,
+        lambda x: x * 0.4204482076268573,
+    ),
+    "gated by itself": (functional.silu, lambda x: x.sigmoid() * x),
+    "gated hard": (functional.hardswish, lambda x: x * functional.hardsigmoid(x)),
+    "zeros in two steps": (
+        lambda x: functional.pad(x, (0, 0, 0, 0)),
+        lambda x: functional.interpolate(x, size=x.shape[2:], mode="bilinear"),
+    ),
+    "several ways to one place": (
+        lambda x: torch.cat([-x, x.relu(), x], 1),
+        lambda x: torch.cat([-x, x.relu(), x], -3),
+    ),
+}
+# And two things.
+APART: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor], str]] = {
+    "other axes": (
+        lambda x: x.mean((1, 2), True),
+        lambda x: x.mean((-1, -2), True),
+        "mean dim: (1, 2) in the donor (), (2, 3) in the recipient",
+    ),
+    "another number": (lambda x: x * 0.5, lambda x: x * 0.500001, "mul other: 0.5 in the donor"),
+    "gated by something else": (
+        functional.silu,
+        lambda x: (x * 1.702).sigmoid() * x,
+        "silu() in the donor (), mul(other=1.702) then sigmoid() then mul() in the recipient",
+    ),
+}
+
+
+class Between(nn.Module):
+    """Two products, and something on the way."""
+
+    def __init__(self, way: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 4, 3), nn.LazyLinear(2)
+        self.way = way
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.second(self.way(self.first(x)).flatten(1))
+
+
+def between(name: str, known: dict[str, Any]) -> list[str]:
+    """What is said to differ between two spellings."""
+    made = [Between(way).eval() for way in known[name][:2]]
+    with torch.no_grad():
+        for model in made:
+            model(IMAGE)
+    found = over(made[0], made[1], IMAGE)
+    return [str(each) for each in (*distinctions(found), *ways(found))]
+
+
+@pytest.mark.parametrize("name", SPELLED)
+def test_one_thing_in_another_spelling_is_no_difference(name: str):
+    assert between(name, SPELLED) == []
+
+
+@pytest.mark.parametrize("name", APART)
+def test_another_thing_is_one(name: str):
+    said = " ".join(between(name, APART)).replace("the model", "")
+    assert APART[name][2] in said
+
+
+def test_padding_in_a_step_of_its_own_is_told_as_a_whole():
+    def padded(around: tuple[int, ...], own: int) -> nn.Module:
+        pad = nn.ConstantPad2d(around, 0.0)
+        return nn.Sequential(nn.Conv2d(3, 4, 1), pad, nn.Conv2d(4, 5, 3, padding=own))
+
+    for one, other, told in (
+        (padded((1, 1, 1, 1), 0), padded((0, 0, 0, 0), 1), []),
+        (padded((0, 1, 0, 1), 1), padded((0, 1, 0, 1), 1), []),
+        (
+            padded((0, 2, 0, 2), 0),
+            padded((0, 0, 0, 0), 1),
+            [("padding", "(0, 0) behind constant_pad_nd(pad=(0, 2, 0, 2), value=0.0)", "(1, 1)")],
+        ),
+    ):
+        for pair in (one, other), (other, one):
+            found = over(*pair, IMAGE)
+            differing = [*distinctions(found), *ways(found)]
+            if pair[0] is one:
+                assert [(d.name, d.theirs, d.ours) for d in differing] == told
+            else:
+                assert [(d.name, d.ours, d.theirs) for d in differing] == told
 
 
 def test_a_deeper_model_keeps_what_both_have():
