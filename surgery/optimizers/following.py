@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -33,7 +33,7 @@ from surgery.optimizers.keepers import Keepers, State, States
 from surgery.optimizers.memory import Memory
 from surgery.optimizers.places import Lists, Placing, placed
 from surgery.optimizers.state import Carry, carry, step_of
-from surgery.optimizers.zero import zero_of
+from surgery.optimizers.zero import goes_by_others, is_kept_alike, zero_of
 
 # Optimizers whose step takes a whole matrix at once, whatever the shape of their state.
 _WHOLE = ("Muon", "Shampoo")
@@ -313,8 +313,13 @@ class _Following:
         # Vectors, and matrices that are told apart, it steps as others do.
         if whole is not None and before.dim() > 1 and _flag(state, group) is not False:
             return Carry(None, reason=f"{whole.__name__} steps a matrix as a whole")
-        zero = zero_of(keeper, group, before)
-        return carry(state, before, come.tensor, come.carried, zero)
+        if not is_kept_alike(keeper, group, before, come.tensor):
+            return Carry(None, reason=f"{type(keeper).__name__} keeps other state of its new size")
+        found = carry(state, before, come.tensor, come.carried, zero_of(keeper, group, before))
+        if found.state is None or not goes_by_others(keeper, group, before, come.carried.axis):
+            return found
+        said = "steps go by the whole tensor, which is another now"
+        return replace(found, reason="; ".join(filter(None, (found.reason, said))))
 
     def _moved_back(self, states: dict[int, States]) -> Iterator[Moved]:
         where = self.now.where()

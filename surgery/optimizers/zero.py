@@ -9,9 +9,10 @@ itself is not touched, and none of its hooks runs.
 from __future__ import annotations
 
 import inspect
+import math
 import warnings
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,6 +24,8 @@ from surgery.operations.draws import Draws
 
 # No side is as long as another, as one of state made of them may be, or as one.
 _SIDES = (2, 3, 5, 7, 11)
+# Longer than any side from which on an optimizer keeps state of another form.
+_LONG = 257
 
 
 class _Noting(dict[str, Any]):
@@ -100,6 +103,63 @@ def zero_of(optimizer: Optimizer, group: Mapping[str, Any], parameter: torch.Ten
     return Zero(starts, frozenset(values), spanning, True)
 
 
+def is_kept_alike(
+    optimizer: Optimizer, group: Mapping[str, Any], old: torch.Tensor, new: torch.Tensor
+) -> bool:
+    """Whether an optimizer keeps the same state of two shapes: some go over to sums at a size.
+
+    Args:
+        optimizer: any optimizer; it stays as it is.
+        group: the group, whose options count.
+        old: the parameter that the state is of.
+        new: the one that it is for.
+    """
+    shapes = [tuple(min(side, _LONG) for side in each.shape) for each in (old, new)]
+    if shapes[0] == shapes[1] or old.is_meta:
+        return True
+    draws = Draws()
+    try:
+        states = [_stepped(optimizer, group, old.new_zeros(shape))[1] for shape in shapes]
+    except Exception:  # an optimizer's own code: anything can come out
+        return True
+    finally:
+        draws.take_back()
+    return states[0].keys() == states[1].keys()
+
+
+def goes_by_others(
+    optimizer: Optimizer, group: Mapping[str, Any], parameter: torch.Tensor, axis: int
+) -> bool:
+    """Whether how far an entry moves hangs on the others along an axis, by a norm for instance.
+
+    Args:
+        optimizer: any optimizer; it stays as it is.
+        group: the group, whose options count.
+        parameter: a parameter of the number of axes, the dtype and the device that count.
+        axis: where the entries are.
+    """
+    if parameter.dim() > len(_SIDES) or parameter.is_meta:
+        return False
+    shape = _SIDES[: parameter.dim()]
+    values = torch.arange(1, math.prod(shape) + 1).view(shape)
+    values = values.to(parameter.device, torch.promote_types(parameter.dtype, torch.float32))
+    ones = torch.ones_like(values)
+    first = torch.zeros_like(values)
+    first.select(axis, 0).fill_(1)
+    after = []
+    for start, pull in ((values, ones), (values * (3 - 2 * first), first)):
+        draws = Draws()
+        try:
+            # A rate that is warmed up may be nothing yet; what is clipped is so where it grows.
+            made, _ = _stepped(optimizer, group, start.clone(), (pull, 4 * pull), lr=0.1)
+            after.append(made.select(axis, 0))
+        except Exception:  # an optimizer's own code: anything can come out
+            return False
+        finally:
+            draws.take_back()
+    return not torch.allclose(*after, rtol=1e-5)
+
+
 def _is_any(found: object, others: tuple[torch.Tensor, ...]) -> bool:
     if not isinstance(found, torch.Tensor):
         return False
@@ -110,9 +170,13 @@ def _stepped(
     optimizer: Optimizer,
     group: Mapping[str, Any],
     values: torch.Tensor,
+    gradients: Sequence[torch.Tensor] = (),
     **others: Any,
 ) -> tuple[torch.Tensor, _Noting]:
-    """A stand-in and its state, after one step of an optimizer made of the same options."""
+    """A stand-in and its state, after steps of an optimizer made of the same options.
+
+    One with a gradient of zero, if none are given.
+    """
     cls = type(optimizer)
     stand_in = nn.Parameter(values)
     held: defaultdict[torch.Tensor, _Noting] = defaultdict(_Noting)
@@ -132,13 +196,14 @@ def _stepped(
         )
         # What is hung around a step (hooks, the count of a scheduler) is about real steps.
         step = inspect.unwrap(cls.step)
-        stand_in.grad = torch.zeros_like(values)
-        try:
-            step(other)
-        except RuntimeError:
-            # Some take nothing but the rows that were looked up.
-            stand_in.grad = torch.zeros_like(values).to_sparse()
-            step(other)
+        for gradient in gradients or (torch.zeros_like(values),):
+            stand_in.grad = gradient
+            try:
+                step(other)
+            except RuntimeError:
+                # Some take nothing but the rows that were looked up.
+                stand_in.grad = gradient.to_sparse()
+                step(other)
     return stand_in.detach(), held[stand_in]
 
 

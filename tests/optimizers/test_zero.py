@@ -11,7 +11,7 @@ from torch import nn, optim
 from torch.optim import Optimizer
 
 import surgery
-from surgery.optimizers.zero import zero_of
+from surgery.optimizers.zero import goes_by_others, is_kept_alike, zero_of
 from tests.optimizers.training import NONE, OPTIMIZERS, Making, batches, network, train
 
 library = pytest.importorskip("timm.optim")
@@ -188,3 +188,61 @@ def test_an_average_begins_with_what_a_new_class_is() -> None:
     surgery.follow(optimizer, grown)
     now = optimizer.state[model[4].weight]["ax"]
     assert torch.equal(now, torch.cat([ax, model[4].weight[5:].detach()]))
+
+
+# What steps an entry by a norm of the tensor, or clips it by one.
+COUPLED = {"adafactor", "lamb", "lars", "mars", "novograd", "shampoo"}
+PLAIN = [making for making in EVERY if making.name not in COUPLED]
+
+
+@pytest.mark.parametrize("making", PLAIN, ids=lambda making: making.name)
+@pytest.mark.parametrize("axis", [0, 1])
+def test_elementwise_steps_do_not_go_by_others(making: Making, axis: int) -> None:
+    weight = nn.Parameter(torch.ones(4, 3))
+    optimizer = making.make([weight])
+    assert not goes_by_others(optimizer, optimizer.param_groups[0], weight, axis)
+
+
+@pytest.mark.parametrize(
+    "name", ["adafactor", "lamb", "lars", "novograd", "torch-adafactor"], ids=str
+)
+def test_steps_by_norms_of_the_whole_tensor_are_told(name: str) -> None:
+    def make(ps: Iterable[Any]) -> Optimizer:
+        if name == "torch-adafactor":
+            return optim.Adafactor(ps, lr=0.01)
+        return library.create_optimizer_v2(list(ps), opt=name, lr=0.01, weight_decay=0.1)
+
+    model = network()
+    optimizer = make(model.parameters())
+    train(model, optimizer, batches(2))
+    # A rate that a schedule begins with zero hides nothing.
+    optimizer.param_groups[-1]["lr"] = 0.0
+    outcome = surgery.replace_head(model, 8, keep="all", heads="4", example=EXAMPLE, registry=NONE)
+    followed = surgery.follow(optimizer, outcome)
+    bias = next(moved for moved in followed.moved if moved.address == "4.bias")
+    assert (bias.state, "whole tensor" in bias.reason) == ("carried", True)
+
+
+@pytest.mark.parametrize(("before", "after"), [(12, 40), (40, 12)], ids=["larger", "smaller"])
+def test_state_of_another_form_at_another_size_starts_anew(before: int, after: int) -> None:
+    """From a size on, this one keeps sums of rows and columns, and has no other state then."""
+    model = nn.Sequential(nn.Linear(8, 64), nn.Linear(64, before))
+    optimizer = library.create_optimizer_v2(list(model.parameters()), opt="adafactor", lr=0.01)
+
+    def step() -> None:
+        model(torch.ones(2, 8)).square().sum().backward()
+        optimizer.step()
+
+    step()
+    keep = {row: row for row in range(min(before, after))}
+    outcome = surgery.replace_head(
+        model, after, keep=keep, heads="1", example=EXAMPLE, registry=NONE
+    )
+    group = optimizer.param_groups[0]
+    old, new = outcome.old["1.weight"], outcome.new["1.weight"]
+    assert not is_kept_alike(optimizer, group, old, new)
+    assert is_kept_alike(optimizer, group, old, old)
+    followed = surgery.follow(optimizer, outcome)
+    weight = next(moved for moved in followed.moved if moved.address == "1.weight")
+    assert (weight.state, "its new size" in weight.reason) == ("starts anew", True)
+    step()
