@@ -179,6 +179,9 @@ def _notes(found: Correspondence, proof: Proof) -> Iterable[str]:
         more = f" and {len(proof.silent) - _SHOWN} more" if len(proof.silent) > _SHOWN else ""
         why = "nothing that was compared depends on it"
         yield f"placed by the graphs alone, for {why}: {names}{more}"
+    yield from proof.beyond[:_SHOWN]
+    if len(proof.beyond) > _SHOWN:
+        yield f"not compared, and different: {len(proof.beyond) - _SHOWN} operations more"
     yield from apart(found)
     for side, left in (("donor", found.donor_only), ("recipient", found.recipient_only)):
         yield from (f"not aligned, of the {side}: {each}" for each in left)

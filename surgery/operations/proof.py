@@ -42,6 +42,7 @@ from surgery.operations.trial import (
     vacate,
     workplace,
 )
+from surgery.operations.uncompared import beyond, last_of, reached, returned
 
 _SEED = 2147483659
 # How much of what they are compared with differences may be: rounding, and nothing else.
@@ -103,6 +104,7 @@ class Proof:
         silent: the donor's tensors that have no say in what was compared: that these are where
             they belong is what the graphs say, and no output.
         seams: where both models went on with one value, for what leads there is not the same.
+        beyond: what was not compared and differs between the two.
     """
 
     own: Gap
@@ -112,6 +114,7 @@ class Proof:
     common: bool
     silent: tuple[str, ...] = ()
     seams: tuple[str, ...] = ()
+    beyond: tuple[str, ...] = ()
 
     @property
     def alive(self) -> bool:
@@ -207,6 +210,8 @@ class _Trial:
         self.watched = watched(alignment, common.cells) if self.planting is None else []
         self.generator = torch.Generator().manual_seed(_SEED)
         self.silent: tuple[str, ...] = ()
+        # The nodes of both whose results are compared.
+        self.nodes: tuple[set[int], set[int]] = set(), set()
 
     def proof(self) -> Proof | None:
         """What comes out of both, with the donor's weights and with random ones."""
@@ -221,7 +226,29 @@ class _Trial:
             if random.alive:
                 break
         seams = self.planting.titles if self.planting is not None else ()
-        return Proof(gap, random, self.dtype, names, common, self.silent, seams)
+        return Proof(gap, random, self.dtype, names, common, self.silent, seams, self.beyond())
+
+    def beyond(self) -> tuple[str, ...]:
+        """What was not compared, and differs."""
+        begun, planting = (frozenset[int](), frozenset[int]()), self.planting
+        if planting is not None:
+            begun = planting.cut | planting.own.keys(), frozenset(planting.given)
+            self.nodes[0].update(planting.own.values())
+        covered = (
+            reached(self.twins.graphs[0], self.nodes[0], begun[0]),
+            reached(self.twins.graphs[1], self.nodes[1], begun[1]),
+        )
+        found = self.correspondence
+        listed = (
+            {each.address for each in found.donor_only},
+            {each.address for each in found.recipient_only},
+        )
+        return beyond(self.alignment, covered, listed)
+
+    def note(self, donor: int | None, recipient: int | None) -> None:
+        """Keep which nodes are compared."""
+        self.nodes[0].update(() if donor is None else (donor,))
+        self.nodes[1].update(() if recipient is None else (recipient,))
 
     def compared(self, gain: float) -> tuple[Gap, tuple[str, ...], bool] | None:
         """How far apart both are, on what, and whether that is in the middle.
@@ -329,8 +356,14 @@ class _Trial:
         pairs: list[_Pair] = [
             (_output(path), name, two, regions[cell]) for path, name, two, cell in found
         ]
+        one, other = self.twins.graphs
+        for path, name, _, _ in found:
+            self.note(returned(one, path), returned(other, name))
         if self.planting is not None:
             done = {cell for _, _, _, cell in found}
+            for end in self.planting.ends:
+                if end.cell not in done:
+                    self.note(end.donor, end.recipient)
             return pairs + [
                 (_node(there), name, second.nodes[here], regions[cell])
                 for there, here, name, cell in map(astuple, self.planting.ends)
@@ -338,6 +371,8 @@ class _Trial:
             ], not pairs
         if pairs:
             return pairs, False
+        for there, here in self.watched:
+            self.note(last_of(one, there), last_of(other, here))
         return [
             (_module(there), here, second.modules[here], -1)
             for there, here in self.watched

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from surgery.graph.align import Alignment, passed
 from surgery.graph.aten import packet
 from surgery.graph.canonical import Canonical, Cell
-from surgery.graph.pieces import MOVES
+from surgery.graph.pieces import MOVES, Piece
 from surgery.operations.correspondence import Correspondence
 
 Pair = tuple[int, int]
@@ -69,6 +69,7 @@ class _Search:
     broken: list[Pair] = field(default_factory=list)
     paired: dict[int, int] = field(default_factory=dict)
     unlike: tuple[set[int], set[int]] = field(default_factory=lambda: (set(), set()))
+    placed: tuple[set[Piece], set[Piece]] | None = None
 
     def run(self) -> Common:
         """Go through the donor's cells in order."""
@@ -91,14 +92,12 @@ class _Search:
         """The cells of both that have no counterpart with the same tensors, or another input."""
         sides, parts = (self.alignment.one, self.alignment.other), self.correspondence.parts
         found: tuple[set[int], set[int]] = (set(), set())
-        for side, unlike, paired in zip(
-            sides, found, (self.paired, set(self.paired.values())), strict=True
-        ):
-            unlike |= {
+        for place, paired in enumerate((self.paired, set(self.paired.values()))):
+            found[place].update(
                 number
-                for number, cell in enumerate(side.cells)
-                if number not in paired and (_held(cell) or cell.kind == "input")
-            }
+                for number, cell in enumerate(sides[place].cells)
+                if number not in paired and (cell.kind == "input" or self.homeless(place, cell))
+            )
         for one, two in self.paired.items():
             cell, twin = sides[0].cells[one], sides[1].cells[two]
             lacking = any(s.piece.address and s.piece.address not in parts for s in twin.slots)
@@ -109,6 +108,29 @@ class _Search:
                 found[0].add(one)
                 found[1].add(two)
         return found
+
+    def homeless(self, place: int, cell: Cell) -> bool:
+        """Whether a cell without a counterpart has a weight without one.
+
+        One whose weight goes somewhere else applies it once more: that is another way and no
+        other depth, and a bias of its own does not change that.
+        """
+        found = self.correspondence
+        pairs = (pair for pairs in found.parts.values() for pair in pairs)
+        if self.placed is None:
+            both = [(pair.theirs, pair.ours) for pair in pairs if pair.donor]
+            self.placed = {theirs for theirs, _ in both}, {ours for _, ours in both}
+        used = (found.donor, found.recipient)[place].used
+        whole = set[str]()
+        for address in {slot.piece.address for slot in cell.slots if slot.piece.address}:
+            done = sum(each.numel for each in self.placed[place] if each.address == address)
+            whole |= {address} if done >= used.get(address, 0) else set()
+        held = [slot for slot in cell.slots if slot.piece.address]
+        first = [slot for slot in held if slot.role.startswith("weight")] or held
+        return any(
+            slot.piece.address not in whole and slot.piece not in self.placed[place]
+            for slot in first
+        )
 
     def begun(self, one: int, two: int) -> dict[int, int] | None:
         """The seams that make two cells the same; None where they read something else."""
