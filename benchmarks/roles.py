@@ -53,7 +53,7 @@ WHAT = """Each class behind the auto classes of these tasks is built small where
 so, and recorded on what the plugin says is its input. Its heads must be corroborated and have the \
 role of the task: `span` scores where an answer starts and ends, `choice` each choice, `main` \
 makes classes. A layer that makes words must be the one that `get_output_embeddings()` names, if \
-any, and be said to be tied exactly where its weight is that of `get_input_embeddings()`. A class \
+any, and be said to be tied exactly where its weight is that of an embedding. A class \
 behind several tasks is counted at the first."""
 
 
@@ -106,14 +106,15 @@ def look(row: Row, registry: Registry) -> Row:
 
 def check_words(model: Any, heads: surgery.Heads) -> None:
     """Whether the layer that makes words is the library's, and tied where it is."""
-    made, read = model.get_output_embeddings(), model.get_input_embeddings()
-    weight = getattr(made, "weight", None)
+    weight = getattr(model.get_output_embeddings(), "weight", None)
     if weight is None:
         return
     own = {name for name, part in model.named_parameters(remove_duplicate=False) if part is weight}
     makers = [h for h in heads if own & {a for addresses in h.weights for a in addresses}]
     require(len(makers) == 1, f"{[h.address for h in heads]} make the words")
-    tied = weight is getattr(read, "weight", None)
+    # Of two vocabularies it is the decoder's that may be tied, and not the input's.
+    tables = (part for part in model.modules() if isinstance(part, torch.nn.Embedding))
+    tied = any(weight is table.weight for table in tables)
     require(bool(makers[0].tied_to) == tied, f"tied to {makers[0].tied_to}, in truth {tied}")
 
 

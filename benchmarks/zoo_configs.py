@@ -42,6 +42,7 @@ PUBLISHED: dict[str, dict[str, Any]] = {
             }
         }
     },
+    "dots1": {"n_routed_experts": 4, "n_shared_experts": 1},
     "esm": {"vocab_size": 33, "pad_token_id": 1, "mask_token_id": 32},
     "perceiver": {"num_cross_attention_heads": 1},
     "reformer": {"axial_pos_embds": False},
@@ -93,7 +94,8 @@ def fill(config: Any) -> None:
     heads = getattr(config, "num_attention_heads", None)
     if heads and getattr(config, "num_key_value_heads", 0) is None:
         config.num_key_value_heads = heads
-    if heads and getattr(config, "head_dim", 0) is None:
+    # Read as it is kept: where the layers differ in it, asking for it raises.
+    if heads and vars(config).get("head_dim", 0) is None:
         config.head_dim = config.hidden_size // heads
     if getattr(config, "is_encoder_decoder", False):
         config.decoder_start_token_id = getattr(config, "decoder_start_token_id", None) or 0
