@@ -201,14 +201,18 @@ def _check_replaceable(model: nn.Module, known: Survey, head: Head, size: int) -
             fix="surgery.replace(model, {address: module}) for the layers that compute it",
         )
     if head.tied_to:
+        own = f"torch.nn.Linear({head.in_features}, {head.num_classes})"
+        # Where forward scores words by the table itself there is no layer to put another for.
+        is_table = all(tied.rpartition(".")[0] == head.address for tied in head.tied_to)
         raise PlanError(
             "the weight of this head is also used as an embedding: with other rows the inputs "
             "would no longer fit, and the tie must stay a tie",
             where=head.address or "(the model itself)",
             expected="a head with a weight of its own",
             found=f"tied to {', '.join(head.tied_to)}",
-            fix=f"untie it first: surgery.replace(model, {{{head.address!r}: "
-            f"torch.nn.Linear({head.in_features}, {head.num_classes})}})",
+            fix=f"let forward score by a layer of its own, {own}, in place of this weight"
+            if is_table
+            else f"untie it first: surgery.replace(model, {{{head.address!r}: {own}}})",
         )
 
 

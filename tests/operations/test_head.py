@@ -276,6 +276,21 @@ def test_a_tied_head_is_refused_with_a_remedy_that_works() -> None:
     assert model.embedding.weight.shape == (11, 8)
 
 
+class ByTable(Tied):
+    """Scores words by the table that looked them up, without a layer of its own."""
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return self.embedding(ids) @ self.embedding.weight.T
+
+
+def test_a_table_that_scores_is_not_to_be_replaced_by_a_layer() -> None:
+    model = ByTable()
+    del model.head
+    error = refused(model, PlanError, 7, heads="embedding", example=tokens()())
+    assert (error.where, error.found) == ("embedding", "tied to embedding.weight")
+    assert str(error.fix).startswith("let forward score by a layer of its own, torch.nn.Linear(8, ")
+
+
 class Anchors(Headed):
     """Five classes for each of three anchors, in one axis of 15."""
 
