@@ -10,6 +10,7 @@ python -m benchmarks.cross_library vit swin     # pairs whose name holds one of 
 
 from __future__ import annotations
 
+import ast
 import gc
 import hashlib
 import importlib
@@ -23,6 +24,8 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from importlib.util import find_spec
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -47,17 +50,9 @@ PACKAGES = (
     "open_clip_torch",
     "segmentation-models-pytorch",
 )
-# What decides over a row, beside the graphs.
-FILES = (
-    "align",
-    "by_graph",
-    "correspondence",
-    "influence",
-    "meeting",
-    "proof",
-    "settings",
-    "trial",
-)
+# Where transplants by graph begin: all of this library that they import decides over a row.
+BEGINS = "surgery.operations.by_graph"
+OWN = "surgery."
 NOTHING = Registry.of()
 ROUNDS = 2
 _SET = re.compile(r"set as in the donor: \S*?(\w+) (.+) -> (.+)")
@@ -248,12 +243,46 @@ def attempt(donor: Model, recipient: Model, twin: Twin) -> Row:
     return row
 
 
+def imported(first: str = BEGINS) -> list[Path]:
+    """The files that decide over a row: a module and all that it imports.
+
+    Args:
+        first: the module's name.
+
+    Returns:
+        Those of this library, in order.
+    """
+    pending, found = [first], dict[str, Path]()
+    while pending:
+        name = pending.pop()
+        source = find_spec(name)
+        if name in found or source is None or source.origin is None:
+            continue
+        found[name] = Path(source.origin)
+        tree_of = ast.parse(found[name].read_text("utf-8"))
+        for node in ast.walk(tree_of):
+            if isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                names = [node.module, *(f"{node.module}.{each.name}" for each in node.names)]
+            elif isinstance(node, ast.Import):
+                names = [each.name for each in node.names]
+            else:
+                continue
+            pending += [each for each in names if each.startswith(OWN) and _is_module(each)]
+    return sorted(found.values())
+
+
+def _is_module(name: str) -> bool:
+    try:
+        return find_spec(name) is not None
+    except ModuleNotFoundError:
+        # What is imported from a module and not from a package.
+        return False
+
+
 def circumstances() -> str:
     """What a kept row depends on."""
     digest = hashlib.sha256(machine(*PACKAGES).encode())
-    paths = [*(ROOT / "surgery/graph").glob("*.py"), ROOT / "benchmarks/implementations.py"]
-    paths += [ROOT / f"surgery/operations/{name}.py" for name in FILES]
-    for path in sorted(paths):
+    for path in (*imported(), ROOT / "benchmarks/implementations.py", Path(__file__)):
         digest.update(path.read_bytes())
     return digest.hexdigest()
 

@@ -155,7 +155,7 @@ _B0 = {
 }
 
 _CLIP_TEXT = {"bos_token_id": 0, "pad_token_id": 1, "eos_token_id": 2}
-_SAM = {"num_classes": 0, "img_size": 256, "depth": 4, "global_attn_indexes": (2,)}
+_SAM = _TOKENS | {"img_size": 256, "global_attn_indexes": (2,)}
 
 # Where the twin is given something too.
 _MORE: tuple[tuple[str, dict[str, Any], Model, int], ...] = (
@@ -164,8 +164,8 @@ _MORE: tuple[tuple[str, dict[str, Any], Model, int], ...] = (
     ("DINOv3ConvNextModel", {}, Model("timm", "convnext_tiny", _FEATURES), SIDE),
     (
         "DINOv3ViTModel",
-        {"num_register_tokens": 4},
-        Model("timm", "vit_small_patch16_dinov3", _FEATURES),
+        {"num_register_tokens": 4, "query_bias": False, "value_bias": False},
+        Model("timm", "vit_small_patch16_dinov3", _FEATURES | {"global_pool": "token"}),
         224,
     ),
     ("EfficientNetForImageClassification", _B0, Model("timm", "tf_efficientnet_b0", {}), SIDE),
