@@ -332,9 +332,13 @@ class _Attempt:
         fix: str = "",
         named: list[Distinction] | None = None,
         first: Iterable[str] = (),
+        settings: list[Step] | None = None,
     ) -> PlanError:
-        """Nothing is brought over: what differs between the two."""
-        found = named or (*self.correspondence.differences, *ways(self.alignment))
+        """Nothing is brought over: what differs between the two, behind these settings."""
+        stays = self._stays(settings or [])
+        every = named or (*self.correspondence.differences, *ways(self.alignment))
+        # What has no name may be the same, written in another way.
+        found = sorted(filter(stays, dict.fromkeys(every)), key=lambda each: not each.name)
         names = [*first, *folded(found)]
         more = [f"and {len(names) - _SHOWN} more"] if len(names) > _SHOWN else []
         return PlanError(
@@ -371,12 +375,14 @@ class _Attempt:
         )
         found = (*self.correspondence.differences, *ways(self.alignment))
         tables = [each for each in found if each.operation == TABLE]
-        if differences == "set" or len(tables) == len(found):
+        if differences == "set" or not self.can_be_set(found):
             hint = remedy(tables)
         if proof.holds:
             why = "nothing that was compared depends on where the two differ"
             if proof.dtype is not torch.float64:
-                why = "there is no memory for double precision, and single precision hides it"
+                why = (
+                    "they could not be computed in double precision, and single precision hides it"
+                )
             return self._refused(
                 f"the outputs are equal and prove nothing: {why}; {proof}",
                 "operations with the same settings",
@@ -390,7 +396,13 @@ class _Attempt:
             "equal outputs within rounding",
             hint,
             first=self.homeless(),
+            settings=settings,
         )
+
+    def can_be_set(self, found: Iterable[Distinction]) -> bool:
+        """Whether anything that differs is an attribute, which the recipient may take over."""
+        named = [each for each in found if each.name]
+        return bool(setting_steps(self.twins.models[1], named)[0])
 
     def homeless(self) -> list[str]:
         """What the donor adds and the recipient cannot: biases of layers that have none there."""

@@ -128,3 +128,29 @@ def test_what_is_no_attribute_stays_refused():
             registry=NOTHING,
         )
     assert contents(recipient) == before
+
+
+def test_nothing_is_offered_to_be_set_that_cannot_be():
+    donor = layers(nn.ZeroPad2d((0, 2, 0, 2)), nn.Conv2d(4, 4, 3, stride=2))
+    recipient = layers(nn.Identity(), nn.Conv2d(4, 4, 3, stride=2, padding=1))
+    given = {"match": "graph", "example": images(6), "registry": NOTHING}
+    for one, other in ((donor, recipient), (recipient, donor)):
+        before = contents(other)
+        for differences in ("refuse", "set"):
+            with pytest.raises(PlanError, match="padding") as caught:
+                surgery.transplant(one, other, differences=differences, **given)
+            assert "constant_pad_nd(pad=(0, 2, 0, 2), value=0.0)" in str(caught.value)
+            assert "differences='set'" not in str(caught.value)
+        assert contents(other) == before
+
+
+def test_what_was_set_is_no_reason_any_more():
+    def network(eps: float, way: nn.Module) -> nn.Module:
+        return layers(nn.BatchNorm2d(4, eps=eps), way)
+
+    donor, recipient = network(1e-3, nn.Tanh()), network(1e-5, nn.Sigmoid())
+    given = {"match": "graph", "example": images(5), "registry": NOTHING}
+    with pytest.raises(PlanError, match=r"found: 1 batch_norm eps: 0\.001 in the donor"):
+        surgery.transplant(donor, recipient, **given)
+    with pytest.raises(PlanError, match=r"found: 2: tanh\(\) in the donor \(2\), sigmoid"):
+        surgery.transplant(donor, recipient, differences="set", **given)
