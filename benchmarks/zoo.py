@@ -357,6 +357,11 @@ def failures(rows: Sequence[Row]) -> str:
     return markdown(["model", "library", "reason"], cells)
 
 
+def unreal(row: Row, largest: float) -> bool:
+    """Whether a model was only on meta, in a run that made less for real."""
+    return row.place == "meta" and row.parameters <= largest
+
+
 def report(rows: Sequence[Row]) -> None:
     every = subjects()
     rows = [row for row in rows if row.name in every]
@@ -367,6 +372,11 @@ def report(rows: Sequence[Row]) -> None:
         if missing
         else "This covers every model. Each is a line of `zoo.jsonl`."
     )
+    if small := sum(unreal(row, BILLION) for row in rows):
+        said += (
+            f" {small} models of at most a billion parameters have only been on `meta`, in a run "
+            "with a smaller `--largest`; the next one makes them for real."
+        )
     minutes = sum(row.seconds for row in rows) / 60
     spent = f"{minutes:.0f} minutes in all. {machine('timm', 'transformers')}"
     baselines = (
@@ -401,10 +411,13 @@ def main(arguments: Sequence[str] = ()) -> int:
     chosen = asked.names or chosen[:: asked.every]
     again = {*asked.names}
     again |= {n for n in chosen if asked.retry and n in known and known[n].status == "failed"}
-    known = {name: row for name, row in known.items() if name not in again}
+    again |= {n for n in chosen if n in known and unreal(known[n], asked.largest)}
+    # An older row stays until there is a new one, which is further down.
     keep([*known.values()])
-    rows = list(examined(chosen, known, asked.largest, asked.seconds))
-    done = sorted([*known.values(), *rows], key=lambda row: [*every].index(row.name))
+    left = {name: row for name, row in known.items() if name not in again}
+    rows = list(examined(chosen, left, asked.largest, asked.seconds))
+    known |= {row.name: row for row in rows}
+    done = sorted(known.values(), key=lambda row: [*every].index(row.name))
     keep(done)
     report(done)
     return int(any(row.status == "failed" for row in rows))
