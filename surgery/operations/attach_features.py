@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -25,6 +26,12 @@ from surgery.survey import Survey
 # words are other ones where they are given.
 _MASK = "attention_mask"
 _DECODER = ("decoder_input_ids", "decoder_inputs_embeds")
+# What else says so under other names, each in a form of its own.
+_PADDING = re.compile(r"padding|^mask$|(?:^|_)(?:lengths|lens)$")
+_UNREAD = (
+    f"is not read where features are pooled, and padding is pooled as well: take it as {_MASK}, "
+    "1 where a place counts, or pool in forward"
+)
 
 
 @dataclass(frozen=True)
@@ -297,8 +304,11 @@ def _mask(
     mask = f"decoder_{_MASK}" if apart else _MASK
     named = mask in names
     open_ended = any(each.kind is each.VAR_KEYWORD for each in parameters)
-    if not named and not open_ended:
-        return None, ()
+    if not named:
+        others = ", ".join(filter(_PADDING.search, names))
+        said = f"{others} {_UNREAD}" if others else ""
+        if not open_ended or (said and mask not in given):
+            return None, (said,) if said else ()
     # Whoever passes everything on (a wrapper) is told by name.
     found = (mask, names.index(mask) if named else None)
     held = given.get(mask)

@@ -121,6 +121,20 @@ def test_a_mask_that_does_not_fit_the_features_is_told():
     assert any("attention_mask [2, 5] does not fit the 7 places" in n for n in outcome.plan.notes)
 
 
+@pytest.mark.parametrize("given", [True, False])
+def test_padding_that_is_said_under_another_name_is_told(given: bool):
+    layer = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True)
+    model = nn.TransformerEncoder(layer, 1, enable_nested_tensor=False)
+    example: dict[str, Any] = {"src": torch.zeros(2, 6, 16)}
+    if given:
+        example["src_key_padding_mask"] = torch.zeros(2, 6, dtype=torch.bool)
+    outcome = surgery.replace_head(
+        model, 7, attach=True, pool="mean", example=example, dry_run=True
+    )
+    told = [note for note in outcome.plan.notes if "src_key_padding_mask is not read" in note]
+    assert len(told) == 1
+
+
 def test_several_branches_that_do_not_meet_are_for_the_caller_to_choose():
     model = nn.ModuleDict({"a": nn.Conv2d(3, 4, 3), "b": nn.Conv2d(3, 5, 3)})
     model.forward = lambda x: (model["a"](x).relu(), model["b"](x).relu())  # type: ignore[method-assign]
