@@ -200,7 +200,7 @@ def choose(
     warnings.warn(
         f"{', '.join(map(repr, names))} {'is' if one else 'are'} taken for the "
         f"{'head' if one else 'heads'}, as the nearest behind every output; nothing else says so: "
-        "no plugin knows this model and no attribute such as num_classes gives "
+        "no plugin names it, and no attribute such as num_classes gives "
         f"{own[0].num_classes}. To silence this: heads={(names[0] if one else names)!r}",
         UncorroboratedWarning,
         stacklevel=5,
