@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import astuple, dataclass, replace
+from functools import partial
 from typing import TypeAlias
 
 import torch
@@ -170,20 +171,39 @@ def prove(
     Returns:
         What came out; None where the two have no result in common.
     """
+    trial = partial(_proof, twins, correspondence, alignment, prepare)
     with quiet():
-        for joins in (True, False):
-            common = common_part(alignment, correspondence, joins=joins)
-            if not common.seams:
-                break
+        try:
+            return trial(None)
+        except Exception as error:
+            # Code that casts to float32 itself does not go with doubles.
             try:
-                found = _Trial(twins, correspondence, alignment, prepare, common).proof()
+                return trial(torch.float32)
             except Exception:
-                # What comes out of it is a finding; that the user's layers refuse it is none.
-                continue
-            if found is not None:
-                return found
-        plain = common_part(alignment, correspondence, seams=False)
-        return _Trial(twins, correspondence, alignment, prepare, plain).proof()
+                raise error from None
+
+
+def _proof(
+    twins: Twins,
+    correspondence: Correspondence,
+    alignment: Alignment,
+    prepare: Callable[[nn.Module], None],
+    dtype: torch.dtype | None,
+) -> Proof | None:
+    """The same in one precision; None for the best that memory allows."""
+    for joins in (True, False):
+        common = common_part(alignment, correspondence, joins=joins)
+        if not common.seams:
+            break
+        try:
+            found = _Trial(twins, correspondence, alignment, prepare, common, dtype).proof()
+        except Exception:
+            # What comes out of it is a finding; that the user's layers refuse it is none.
+            continue
+        if found is not None:
+            return found
+    plain = common_part(alignment, correspondence, seams=False)
+    return _Trial(twins, correspondence, alignment, prepare, plain, dtype).proof()
 
 
 # How to find the donor's numbers among its results, the recipient's name of them, its numbers, and
@@ -201,10 +221,12 @@ class _Trial:
         alignment: Alignment,
         prepare: Callable[[nn.Module], None],
         common: Common,
+        dtype: torch.dtype | None = None,
     ) -> None:
         self.twins, self.correspondence, self.alignment = twins, correspondence, alignment
         self.prepare, self.common = prepare, common
-        self.dtype, self.device = workplace(twins.models, correspondence.straight)
+        best, self.device = workplace(twins.models, correspondence.straight)
+        self.dtype = dtype or best
         self.planting = Planting.of(alignment, common) if common.seams else None
         # Which modules return what is wanted is known from the inputs on; else operations tell.
         self.watched = watched(alignment, common.cells) if self.planting is None else []

@@ -173,3 +173,22 @@ def test_a_normalisation_scaled_twice_is_no_deeper_model(classes: int, back: boo
             continue
         with pytest.raises(PlanError):
             surgery.transplant(shaken(donor), recipient.eval(), **options)
+
+
+class Cast(nn.Module):
+    """Attention whose shares are made in single precision, whatever it is given."""
+
+    def __init__(self, eps: float) -> None:
+        super().__init__()
+        self.one, self.two, self.norm = nn.Linear(6, 6), nn.Linear(6, 6), nn.LayerNorm(6, eps)
+
+    def forward(self, x: Tensor) -> Tensor:
+        shares = self.one(x).softmax(-1, dtype=torch.float32)
+        return self.norm(self.two(shares))
+
+
+def test_code_that_casts_to_single_precision_is_compared_in_it():
+    notes = told(Cast(1e-5), Cast(1e-5))
+    assert notes is not None
+    assert "in float32" in notes[0]
+    assert told(Cast(1e-5), Cast(2e-5)) is None
