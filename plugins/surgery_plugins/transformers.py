@@ -49,8 +49,11 @@ def heads(model: Any) -> tuple[HeadClaim, ...]:
         return tuple(HeadClaim(name, "span") for name in SPANS if name in there)
     role: HeadRole = "choice" if "MultipleChoice" in type(model).__name__ else "main"
     found = [name for name in HEADS if name in there]
+    words = model.get_output_embeddings()
+    if found[:1] == ["lm_head"] and words not in (None, *there["lm_head"].modules()):
+        # What is called so may only stand in front of the layer that scores words.
+        found = []
     if not found and not type(model).__name__.startswith(JOINED):
-        words = model.get_output_embeddings()
         found = [name for name, module in there.items() if module is words]
     sync = tuple(path for path in COUNTS if attribute(model, path) is not None)
     return (

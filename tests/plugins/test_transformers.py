@@ -287,6 +287,7 @@ def test_what_detects_is_left_to_the_graph():
         ("BertForMaskedLM", "cls.predictions.decoder", "bert.embeddings.word_embeddings.weight"),
         ("AlbertForMaskedLM", "predictions.decoder", "albert.embeddings.word_embeddings.weight"),
         ("GPT2LMHeadModel", "lm_head", "transformer.wte.weight"),
+        ("ModernBertDecoderForCausalLM", "decoder", "model.embeddings.tok_embeddings.weight"),
     ],
 )
 def test_a_tied_head_of_a_language_model_is_recognised(name: str, address: str, embedding: str):
