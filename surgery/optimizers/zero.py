@@ -157,7 +157,8 @@ def goes_by_others(
             return False
         finally:
             draws.take_back()
-    return not torch.allclose(*after, rtol=1e-5)
+    one, another = after
+    return not torch.allclose(one, another, rtol=1e-5)
 
 
 def _is_any(found: object, others: tuple[torch.Tensor, ...]) -> bool:
