@@ -187,6 +187,15 @@ def _notes(found: Correspondence, proof: Proof) -> Iterable[str]:
         yield from (f"not aligned, of the {side}: {each}" for each in left)
 
 
+def _one_in_single(each: Distinction) -> bool:
+    """Whether two numbers are one in single precision: it does not hide that they differ."""
+    numbers = each.theirs, each.ours
+    if not all(isinstance(number, float) for number in numbers):
+        return False
+    one, other = torch.tensor(numbers, dtype=torch.float32).tolist()
+    return bool(one == other)
+
+
 @dataclass(frozen=True, eq=False)
 class _Attempt:
     """One way in which the graphs may lie one over the other."""
@@ -292,11 +301,15 @@ class _Attempt:
         comes out depends on an operation, it may be any.
         """
         stays = self._stays(settings)
-        if proof.dtype is not torch.float64:
+        named: list[Distinction] = []
+        if proof.single:
             found = [*self.correspondence.differences, *ways(self.alignment)]
             # Of a table of another size another part is read, and precision hides none of that.
             apart = _SPATIAL | {"shape"}
-            return [d for d in found if d.name and d.name not in apart and stays(d)]
+            told = (d for d in found if d.name and d.name not in apart and stays(d))
+            named = [each for each in told if not _one_in_single(each)]
+        if named or proof.dtype is not torch.float64:
+            return named
         closed = {
             number
             for number, cell in enumerate(self.alignment.one.cells)
@@ -379,7 +392,7 @@ class _Attempt:
             hint = remedy(tables)
         if proof.holds:
             why = "nothing that was compared depends on where the two differ"
-            if proof.dtype is not torch.float64:
+            if proof.single:
                 why = (
                     "they could not be computed in double precision, and single precision hides it"
                 )

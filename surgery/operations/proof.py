@@ -48,6 +48,8 @@ from surgery.operations.uncompared import beyond, last_of, reached, returned
 _SEED = 2147483659
 # How much of what they are compared with differences may be: rounding, and nothing else.
 _ROUNDING = {torch.float64: 1e-9, torch.float32: 1e-4}
+# The same where code casts to single precision on the way, and goes on in double.
+_CAST = 1e-5
 # How much of the outputs has to follow the input, that they say something.
 _ALIVE = 1e-5
 # How much an input is changed to see whether rounding alone would explain a difference.
@@ -106,6 +108,7 @@ class Proof:
             they belong is what the graphs say, and no output.
         seams: where both models went on with one value, for what leads there is not the same.
         beyond: what was not compared and differs between the two.
+        cast: whether the code of a model casts double precision down as it runs.
     """
 
     own: Gap
@@ -116,6 +119,14 @@ class Proof:
     silent: tuple[str, ...] = ()
     seams: tuple[str, ...] = ()
     beyond: tuple[str, ...] = ()
+    cast: bool = False
+
+    @property
+    def single(self) -> bool:
+        """Whether numbers are equal within the rounding of single precision only."""
+        if self.dtype is not torch.float64:
+            return True
+        return self.cast and not self._equal(_ROUNDING[self.dtype])
 
     @property
     def alive(self) -> bool:
@@ -135,9 +146,13 @@ class Proof:
     def holds(self) -> bool:
         """Whether the numbers are equal within rounding, and would not be in a wrong place."""
         rounding = _ROUNDING[self.dtype]
+        equal = self._equal(rounding) or (self.cast and self._equal(max(rounding, _CAST)))
+        return not self.unproven and equal
+
+    def _equal(self, rounding: float) -> bool:
         same = self.random.difference <= rounding * self.random.change
         close = self.own.difference <= rounding * self.own.scale
-        return not self.unproven and same and (close or self.own.chaotic)
+        return same and (close or self.own.chaotic)
 
     def __str__(self) -> str:
         name = str(self.dtype).removeprefix("torch.")
@@ -146,6 +161,8 @@ class Proof:
         text = f"{self.own}, in {name}, of {where}; with random weights {self.random}"
         if not self.alive:
             return f"{text}, which hardly follow the input and prove nothing"
+        if self.holds and self.cast and self.single and self.dtype is torch.float64:
+            return f"{text}; a model casts to single precision as it runs, which rounds as much"
         if self.holds and self.own.difference > _ROUNDING[self.dtype] * self.own.scale:
             return f"{text}; the donor's own outputs move as much by rounding alone"
         return text
@@ -232,6 +249,7 @@ class _Trial:
         self.watched = watched(alignment, common.cells) if self.planting is None else []
         self.generator = torch.Generator().manual_seed(_SEED)
         self.silent: tuple[str, ...] = ()
+        self.cast = False
         # The nodes of both whose results are compared.
         self.nodes: tuple[set[int], set[int]] = set(), set()
 
@@ -248,7 +266,9 @@ class _Trial:
             if random.alive:
                 break
         seams = self.planting.titles if self.planting is not None else ()
-        return Proof(gap, random, self.dtype, names, common, self.silent, seams, self.beyond())
+        return Proof(
+            *(gap, random, self.dtype, names, common, self.silent, seams, self.beyond()), self.cast
+        )
 
     def beyond(self) -> tuple[str, ...]:
         """What was not compared, and differs."""
@@ -288,16 +308,17 @@ class _Trial:
             vacate(donor.model, self.correspondence)
         inputs = self.inputs()
         there, planting = [there for there, _ in self.watched], self.planting
-        first = run(donor, inputs[0], there, self.execution(donor, inputs[0], settling=random))
+        running = self.execution(donor, inputs[0], settling=random)
+        first = run(donor, inputs[0], there, running)
         fill(recipient.model, donor.model, self.correspondence, self.dtype, self.device)
         self.prepare(recipient.model)
         steps = None
         if planting is not None:
             planting.substitute(donor, recipient)
             steps = planting.of_recipient(first.nodes)
-        second = run(
-            recipient, inputs[1], [here for _, here in self.watched], Stepping(recipient, steps)
-        )
+        following = Stepping(recipient, steps)
+        second = run(recipient, inputs[1], [here for _, here in self.watched], following)
+        self.cast |= running.cast or following.cast
         pairs, common = self.paired(first, second)
         if not pairs:
             return None

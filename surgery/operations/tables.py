@@ -17,6 +17,8 @@ from surgery.graph.distinctions import Distinction
 from surgery.graph.regions import Region, regions
 
 TABLE = "constant table"
+# How single precision rounds a number and its inverse.
+_SINGLE = 1e-6
 
 
 def tables_apart(
@@ -98,7 +100,9 @@ def _apart(
         return
     first, second = (each.detach().cpu().flatten().double() for each in (one, other))
     alike = (first == second) | (first.isnan() & second.isnan())
-    if bool(alike.all()):
+    # Periods and frequencies say the same: what is done with them is told by operations.
+    inverse = bool(((first * second - 1).abs() < _SINGLE).all()) and not bool(first.eq(1).all())
+    if bool(alike.all()) or inverse:
         return
     gaps = torch.where(alike, 0.0, (first - second).abs()).nan_to_num(torch.inf)
     place = int(gaps.argmax())

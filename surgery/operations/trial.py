@@ -64,9 +64,15 @@ class Stepping(RealExecution):  # type: ignore[no-untyped-call]
     def __init__(self, skeleton: Skeleton, steps: Steps | None = None) -> None:
         super().__init__(skeleton.stand_ins, None)
         self.steps = steps
+        # Whether the code that runs cast double precision down.
+        self.cast = False
 
     def execute(self, call: Call) -> Any:
         """Run one operation."""
+        if call.func is torch.ops.aten._to_copy.default:
+            wanted = call.kwargs.get("dtype")
+            down = wanted is not None and is_floating(wanted) and wanted != torch.float64
+            self.cast |= down and any(each.dtype == torch.float64 for each in call.given)
         if self.steps is None:
             return super().execute(call)
         self.steps.before(call)

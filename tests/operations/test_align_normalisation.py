@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import surgery
-from surgery.errors import SurgeryError
+from surgery.errors import PlanError, SurgeryError
 from surgery.families.registry import Registry
 from tests.operations.aligned import contents, images, shaken
 
@@ -117,3 +117,41 @@ def test_a_buffer_that_is_taken_away_is_no_mean():
     recipient.spread.copy_(donor.spread)
     surgery.transplant(donor, recipient, match="graph", example=images(4), registry=NOTHING)
     assert torch.equal(recipient.conv.weight, donor.conv.weight)
+
+
+class Rms(nn.Module):
+    """Root mean square, written out, in single precision or as it comes."""
+
+    def __init__(self, *, cast: bool, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(8, 8), nn.Linear(8, 4)
+        self.weight = nn.Parameter(torch.rand(8) + 0.5)
+        self.cast, self.eps = cast, eps
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.first(x)
+        y = x.float() if self.cast else x
+        y = y * torch.rsqrt(y.pow(2).mean(-1, keepdim=True) + self.eps)
+        return self.last(self.weight * y.to(x.dtype))
+
+
+@pytest.mark.parametrize(("one", "other"), [(True, False), (False, True)])
+def test_a_cast_in_one_of_two_models_is_rounding_and_is_said(one: bool, other: bool):
+    given = {"match": "graph", "example": torch.randn(4, 8), "registry": NOTHING}
+    outcome = surgery.transplant(Rms(cast=one), Rms(cast=other), **given)
+    assert any("a model casts to single precision" in note for note in outcome.plan.notes)
+    for eps in (1e-6, 1e-4):
+        with pytest.raises(PlanError, match="add other: "):
+            surgery.transplant(Rms(cast=one, eps=eps), Rms(cast=other), **given)
+
+
+def test_a_cast_excuses_nothing_larger():
+    class Otherwise(Rms):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(x) * (1 + 1e-4)
+
+    given = {"match": "graph", "example": torch.randn(4, 8), "registry": NOTHING}
+    with pytest.raises(PlanError):
+        surgery.transplant(Rms(cast=True), Otherwise(cast=False), **given)
+    outcome = surgery.transplant(Rms(cast=True), Rms(cast=True), **given)
+    assert not any("casts" in note for note in outcome.plan.notes)
