@@ -14,6 +14,7 @@ from surgery import tree
 from surgery.errors import PlanError, RecordError
 from surgery.families.registry import Registry, in_force
 from surgery.graph.align import Alignment, alignments
+from surgery.graph.distinctions import folded
 from surgery.graph.example import Example
 from surgery.graph.graph import Graph
 from surgery.graph.record import record_graph
@@ -234,7 +235,9 @@ def correspondences(twins: Twins) -> Iterator[tuple[Correspondence, Alignment]]:
 
 
 def _nothing(found: Correspondence) -> PlanError:
-    shown = [str(each) for each in (*found.donor_only[:3], *found.recipient_only[:3])]
+    # In what layers differ that stand in the same place comes first: it is why nothing fits.
+    shown = list(folded(found.differences))[:3]
+    shown += [str(each) for each in (*found.donor_only[:3], *found.recipient_only[:3])]
     return PlanError(
         "the two models have nothing in common: no tensor of the one stands where one of the "
         "other does, with its shape",
