@@ -27,14 +27,14 @@ from surgery.operations.proof import Proof, prove
 from surgery.operations.seams import common_part
 from surgery.operations.settings import setting_steps
 from surgery.operations.sharing import apart, check_ties
-from surgery.operations.tables import TABLE, remedy
+from surgery.operations.tables import ROUNDED, TABLE, remedy
 from surgery.operations.writes import makers
 
 _SHOWN = 8
 # Settings that decide where a layer looks.
 _SPATIAL = frozenset({"stride", "padding", "dilation", "kernel_size", "groups", "dim", "shifts"})
 # Those, and what one operation may say in several ways: over which axes, and whether they stay.
-_FORMS = _SPATIAL | {"keepdim", "output_size", "alpha", "value", "other", "non_blocking"}
+_FORMS = _SPATIAL | {ROUNDED, "keepdim", "output_size", "alpha", "value", "other", "non_blocking"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -305,7 +305,7 @@ class _Attempt:
         if proof.single:
             found = [*self.correspondence.differences, *ways(self.alignment)]
             # Of a table of another size another part is read, and precision hides none of that.
-            apart = _SPATIAL | {"shape"}
+            apart = _SPATIAL | {"shape", ROUNDED}
             told = (d for d in found if d.name and d.name not in apart and stays(d))
             named = [each for each in told if not _one_in_single(each)]
         if named or proof.dtype is not torch.float64:

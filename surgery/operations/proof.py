@@ -28,6 +28,7 @@ from surgery.operations.meeting import met, watched
 from surgery.operations.planting import Planting
 from surgery.operations.seams import Common, common_part, regions_of
 from surgery.operations.steps import Steps
+from surgery.operations.tables import ROUNDED
 from surgery.operations.trial import (
     GAINS,
     Results,
@@ -108,7 +109,8 @@ class Proof:
             they belong is what the graphs say, and no output.
         seams: where both models went on with one value, for what leads there is not the same.
         beyond: what was not compared and differs between the two.
-        cast: whether the code of a model casts double precision down as it runs.
+        cast: whether the code of a model casts double precision down as it runs, or a table that
+            only one of them has the inverse of was rounded to single.
     """
 
     own: Gap
@@ -162,7 +164,7 @@ class Proof:
         if not self.alive:
             return f"{text}, which hardly follow the input and prove nothing"
         if self.holds and self.cast and self.single and self.dtype is torch.float64:
-            return f"{text}; a model casts to single precision as it runs, which rounds as much"
+            return f"{text}; a model casts to single precision or has a table in it: it rounds as much"
         if self.holds and self.own.difference > _ROUNDING[self.dtype] * self.own.scale:
             return f"{text}; the donor's own outputs move as much by rounding alone"
         return text
@@ -249,7 +251,7 @@ class _Trial:
         self.watched = watched(alignment, common.cells) if self.planting is None else []
         self.generator = torch.Generator().manual_seed(_SEED)
         self.silent: tuple[str, ...] = ()
-        self.cast = False
+        self.cast = any(each.name == ROUNDED for each in correspondence.differences)
         # The nodes of both whose results are compared.
         self.nodes: tuple[set[int], set[int]] = set(), set()
 

@@ -17,8 +17,10 @@ from surgery.graph.distinctions import Distinction
 from surgery.graph.regions import Region, regions
 
 TABLE = "constant table"
-# How single precision rounds a number and its inverse.
-_SINGLE = 1e-6
+# What differs between a table and its inverse.
+ROUNDED = "rounding"
+# How a number times its inverse is rounded.
+_SINGLE, _DOUBLE = 1e-6, 1e-12
 
 
 def tables_apart(
@@ -50,7 +52,7 @@ def tables_apart(
 def remedy(found: Iterable[Distinction]) -> str:
     """How the recipient gets the donor's table, as code; empty where none has its shape."""
     for each in found:
-        if each.name != "shape":
+        if each.name not in ("shape", ROUNDED):
             return (
                 "tables are compared, not copied; recipient.get_buffer("
                 f"{each.recipient!r}).copy_(donor.get_buffer({each.donor!r})) if they are to be "
@@ -100,9 +102,14 @@ def _apart(
         return
     first, second = (each.detach().cpu().flatten().double() for each in (one, other))
     alike = (first == second) | (first.isnan() & second.isnan())
-    # Periods and frequencies say the same: what is done with them is told by operations.
-    inverse = bool(((first * second - 1).abs() < _SINGLE).all()) and not bool(first.eq(1).all())
-    if bool(alike.all()) or inverse:
+    if bool(alike.all()):
+        return
+    # Periods and frequencies say the same, up to how they were rounded.
+    rounded = float((first * second - 1).abs().max())
+    if rounded < _SINGLE:
+        if rounded > _DOUBLE:
+            told = "its inverse", f"the table, {rounded:.2g} apart by rounding,"
+            yield Distinction(donor, recipient, TABLE, ROUNDED, *told)
         return
     gaps = torch.where(alike, 0.0, (first - second).abs()).nan_to_num(torch.inf)
     place = int(gaps.argmax())

@@ -155,3 +155,27 @@ def test_a_cast_excuses_nothing_larger():
         surgery.transplant(Rms(cast=True), Otherwise(cast=False), **given)
     outcome = surgery.transplant(Rms(cast=True), Rms(cast=True), **given)
     assert not any("casts" in note for note in outcome.plan.notes)
+
+
+class Waves(nn.Module):
+    """Positions in waves, kept as periods or as frequencies."""
+
+    def __init__(self, *, inverse: bool, longest: float = 100.0) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(8, 8), nn.Linear(8, 4)
+        periods = longest ** (torch.arange(8) / 7)
+        self.register_buffer("table", 1 / periods if inverse else periods)
+        self.inverse = inverse
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        places = torch.arange(x.shape[1], dtype=x.dtype)[:, None]
+        angles = places * self.table if self.inverse else places / self.table
+        return self.last(self.first(x) * angles.cos())
+
+
+@pytest.mark.parametrize("back", [False, True])
+def test_a_table_and_its_inverse_are_one_up_to_rounding(back: bool):
+    given = {"match": "graph", "example": torch.randn(2, 50, 8), "registry": NOTHING}
+    surgery.transplant(Waves(inverse=back), Waves(inverse=not back), **given)
+    with pytest.raises(PlanError, match="table"):
+        surgery.transplant(Waves(inverse=back), Waves(inverse=not back, longest=101.0), **given)
