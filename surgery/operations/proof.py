@@ -164,7 +164,9 @@ class Proof:
         if not self.alive:
             return f"{text}, which hardly follow the input and prove nothing"
         if self.holds and self.cast and self.single and self.dtype is torch.float64:
-            return f"{text}; a model casts to single precision or has a table in it: it rounds as much"
+            return (
+                f"{text}; a model casts to single precision or has a table in it: it rounds as much"
+            )
         if self.holds and self.own.difference > _ROUNDING[self.dtype] * self.own.scale:
             return f"{text}; the donor's own outputs move as much by rounding alone"
         return text
