@@ -8,6 +8,7 @@ through; that they agree for these too says that they are the same function of t
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import astuple, dataclass, replace
@@ -27,7 +28,7 @@ from surgery.operations.influence import activations, silent
 from surgery.operations.meeting import met, watched
 from surgery.operations.planting import Planting
 from surgery.operations.seams import Common, common_part, regions_of
-from surgery.operations.steps import Steps
+from surgery.operations.steps import Steps, turned
 from surgery.operations.tables import ROUNDED
 from surgery.operations.trial import (
     GAINS,
@@ -461,11 +462,28 @@ def _worst(pairs: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> float:
 
 
 def _gap(one: torch.Tensor, other: torch.Tensor) -> float:
+    """The largest difference, in the layout of the one or of the other.
+
+    Where no layout fits, as with windows, numbers are sorted, if possible those of each feature
+    by themselves: what is at another place looks equal then, what is another feature does not.
+    """
+    if one.numel() != other.numel():
+        return math.inf
     if one.shape != other.shape:
-        if one.numel() != other.numel():
-            return math.inf
-        one, other = (tensor.flatten().sort().values for tensor in (one, other))
+        forms = [(one, form) for form in turned(other) if form.shape == one.shape]
+        forms += [(form, other) for form in turned(one) if form.shape == other.shape]
+        rows = [(_rows(one, a), _rows(other, b)) for a, b in itertools.product((1, -1), repeat=2)]
+        forms = forms or [pair for pair in rows if pair[0].shape == pair[1].shape]
+        forms = forms or [(one.flatten().sort().values, other.flatten().sort().values)]
+        return min(_gap(*pair) for pair in forms)
     return float((one - other).abs().max()) if one.numel() else 0.0
+
+
+def _rows(tensor: torch.Tensor, axis: int) -> torch.Tensor:
+    """The numbers of each feature in order, features on an axis."""
+    if tensor.dim() < 2:
+        return tensor.flatten()
+    return tensor.movedim(axis, 0).flatten(1).sort().values
 
 
 def _largest(tensor: torch.Tensor) -> float:

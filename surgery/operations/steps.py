@@ -112,13 +112,18 @@ def fitted(value: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
     """
     if [size for size in value.shape if size > 1] == [size for size in like.shape if size > 1]:
         return value.reshape(like.shape)
-    turned = [value.movedim(1, -1), value.movedim(-1, 1)] if value.dim() > 2 else []
-    if value.dim() == 4:
-        turned += [value.flatten(2), value.flatten(2).transpose(1, 2), value.flatten(1, 2)]
-    for form in turned:
+    for form in turned(value):
         if form.shape == like.shape:
             return form
     features = 1 if value.dim() == 4 and like.dim() == 4 else -1
     if value.dim() != like.dim() or value.shape[features] != like.shape[features]:
         raise OutOfStepError(f"{tuple(value.shape)} does not fit {tuple(like.shape)}")
     return value
+
+
+def turned(value: torch.Tensor) -> list[torch.Tensor]:
+    """A value in the layouts that the same numbers may have: features first or last, or as rows."""
+    forms = [value.movedim(1, -1), value.movedim(-1, 1)] if value.dim() > 2 else []
+    if value.dim() == 4:
+        forms += [value.flatten(2), value.flatten(2).transpose(1, 2), value.flatten(1, 2)]
+    return forms
