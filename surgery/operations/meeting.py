@@ -17,7 +17,7 @@ from surgery.graph.distinctions import Distinction
 from surgery.graph.pieces import MOVES
 from surgery.graph.skeleton import is_floating
 from surgery.operations.correspondence import Correspondence
-from surgery.operations.seams import Common
+from surgery.operations.seams import Common, produced
 
 
 def met(
@@ -165,10 +165,12 @@ def _owner(side: Canonical, number: int) -> str | None:
     if owners != {cell.module}:
         return None
     inside = f"{cell.module}." if cell.module else ""
+    # A bias may be added in an operation of its own.
+    made = produced(side, number)
     later = any(
         node.role == "operation"
         and (node.module == cell.module or node.module.startswith(inside))
         and packet(node.operation) not in MOVES
-        for node in side.graph.nodes[cell.node + 1 :]
+        for node in side.graph.nodes[(cell.node if made is None else made) + 1 :]
     )
     return None if later else cell.module

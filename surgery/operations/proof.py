@@ -413,7 +413,7 @@ class _Trial:
                 if end.cell not in done:
                     self.note(end.donor, end.recipient)
             return pairs + [
-                (_node(there), name, second.nodes[here], regions[cell])
+                (_node(there), name, _laid(first.nodes[there], second.nodes[here]), regions[cell])
                 for there, here, name, cell in map(astuple, self.planting.ends)
                 if cell not in done
             ], not pairs
@@ -422,7 +422,7 @@ class _Trial:
         for there, here in self.watched:
             self.note(last_of(one, there), last_of(other, here))
         return [
-            (_module(there), here, second.modules[here], -1)
+            (_module(there), here, _laid(first.modules[there], second.modules[here]), -1)
             for there, here in self.watched
             if there in first.modules and here in second.modules
         ], True
@@ -450,6 +450,15 @@ def _badness(gap: Gap, rounding: float, *, random: bool) -> float:
         return 0.0
     # What rounding alone explains is better than what nothing does.
     return 1.0 if gap.chaotic else 2.0 + gap.difference
+
+
+def _laid(one: torch.Tensor, two: torch.Tensor) -> torch.Tensor:
+    """A result in the middle in the layout of the other model's, also where all sizes are one.
+
+    Moves behind it are not part of it; an output has to be the output as it is.
+    """
+    forms = [two, *(form for form in turned(two) if form.shape == one.shape)]
+    return min(forms, key=lambda form: _gap(one, form)) if len(forms) > 1 else two
 
 
 def _nudged(tensor: torch.Tensor) -> torch.Tensor:
