@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 
 import pytest
@@ -18,6 +19,8 @@ from tests.operations.aligned import shaken
 
 NOTHING = Registry.of()
 ROWS = torch.zeros(2, 5, 6)
+# Every pair is two recordings and more runs: `make test-all` has the time for many.
+LONG = os.environ.get("HYPOTHESIS_PROFILE") == "explore"
 Change = Callable[[Tensor], Tensor]
 
 FREE: Mapping[str, Change] = {
@@ -109,7 +112,7 @@ OTHERS: Mapping[str, Mapping[str, int]] = {
 others = st.sampled_from(sorted(OTHERS))
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=40 if LONG else 5, deadline=None)
 @given(st.sampled_from(sorted(FREE)), st.sampled_from(PLACES), others, st.booleans())
 def test_an_operation_more_is_never_proven(change: str, place: str, other: str, back: bool):
     # A normalisation centres what it is given.
@@ -119,7 +122,7 @@ def test_an_operation_more_is_never_proven(change: str, place: str, other: str, 
     assert unproven(told(one, two))
 
 
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=40 if LONG else 4, deadline=None)
 @given(st.sampled_from(sorted(AGAIN)), others, st.booleans(), st.booleans())
 def test_a_tensor_once_more_is_never_proven(change: str, other: str, first: bool, back: bool):
     one, two = Network(), Network(**OTHERS[other])
