@@ -19,11 +19,10 @@ def is_identity(node: Node, shape: tuple[int, ...]) -> bool:
 
     Example:
         >>> import torch, surgery
-        >>> from torch.nn import functional
-        >>> class Resized(torch.nn.Module):
+        >>> class Rolled(torch.nn.Module):
         ...     def forward(self, x):
-        ...         return functional.interpolate(functional.interpolate(x, size=3), size=4)
-        >>> graph = surgery.record(Resized(), torch.zeros(1, 2, 3))
+        ...         return torch.roll(torch.roll(x, 0, 2), 1, 2)
+        >>> graph = surgery.record(Rolled(), torch.zeros(1, 2, 3))
         >>> [is_identity(node, graph.spec(node.inputs[0]).shape) for node in graph.operations]
         [True, False]
     """

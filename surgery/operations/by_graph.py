@@ -384,7 +384,7 @@ class _Attempt:
             )
         hint = (
             "surgery.transplant(..., match='graph', differences='set') takes over the donor's "
-            "settings"
+            "settings where a layer holds them"
         )
         found = (*self.correspondence.differences, *ways(self.alignment))
         tables = [each for each in found if each.operation == TABLE]

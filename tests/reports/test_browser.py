@@ -266,10 +266,12 @@ def test_light_and_dark_are_different_and_follow_the_reader(show: Opener):
     page = show(surgery.audit(small()), scheme="dark")
     background = "getComputedStyle(document.body).backgroundColor"
     dark, parts = page.evaluate(background), fills(page, "model")
+    every = "[...document.querySelectorAll('#plot-model .slice path')].map(one => one.style.fill)"
+    before = page.evaluate(every)
     page.emulate_media(color_scheme="light")
     assert page.evaluate(background) != dark
-    first = "document.querySelector('#plot-model .slice path').style.fill"
-    page.wait_for_function(f"before => {first} !== before", arg=next(iter(parts.values())))
+    changed = f"before => {every}.every((fill, place) => fill !== before[place])"
+    page.wait_for_function(changed, arg=before)
     light = fills(page, "model")
     assert set(light) == set(parts)
     assert all(light[label] != parts[label] for label in parts)
