@@ -59,8 +59,21 @@ class Made:
     via: tuple[int, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Lanes:
+    """Streams side by side along an axis of a value, each made by tensors of its own.
+
+    Attributes:
+        flows: one for each entry; their features are laid out in the whole value.
+        axis: of the value.
+    """
+
+    flows: tuple[Flow, ...]
+    axis: int
+
+
 # None is a constant: no parameter and no input.
-Value: TypeAlias = "Flow | Held | Made | Chain | None"
+Value: TypeAlias = "Flow | Held | Made | Chain | Lanes | None"
 
 
 def through(flow: Flow, node: Node) -> Flow:

@@ -72,7 +72,12 @@ def canonical(graph: Graph) -> Canonical:
         >>> cells[0][1].label == cells[1][1].label
         True
     """
-    reader = _Reader(graph)
+    return cells_of(Reader(graph))
+
+
+def cells_of(reader: Reader) -> Canonical:
+    """Read the graph of a reader from its first node to its outputs."""
+    graph = reader.graph
     for node in graph.nodes:
         reader.read(node)
     ends = [
@@ -82,7 +87,7 @@ def canonical(graph: Graph) -> Canonical:
     return finished(graph, reader.drafts, ends)
 
 
-class _Reader(Notes):
+class Reader(Notes):
     """One graph on its way to cells."""
 
     def read(self, node: Node) -> None:

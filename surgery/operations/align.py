@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -20,6 +21,7 @@ from surgery.graph.graph import Graph
 from surgery.graph.record import record_graph
 from surgery.graph.reduce import canonical
 from surgery.graph.skeleton import is_floating
+from surgery.graph.stacked import stacked
 from surgery.graph.structure import replace_tensors, tensors
 from surgery.operations.correspondence import Correspondence, correspondence_of
 from surgery.operations.hooks import undisturbed
@@ -226,12 +228,32 @@ def correspondences(twins: Twins) -> Iterator[tuple[Correspondence, Alignment]]:
     """
     indexes = tree.index(twins.models[0]), tree.index(twins.models[1])
     titles = tuple(type(model).__name__ for model in twins.models)
-    one, other = map(canonical, twins.graphs)
-    for alignment in alignments(one, other):
+    for alignment in _laid(twins.graphs):
         found = correspondence_of(alignment, (titles[0], titles[1]), indexes)
         if not found.parts:
             raise _nothing(found)
         yield found, alignment
+
+
+def _laid(graphs: tuple[Graph, Graph]) -> Iterator[Alignment]:
+    """Every way to lay two graphs over each other; stacks of weights apart where more fits so."""
+    one, other = map(canonical, graphs)
+    ways = alignments(one, other)
+    first = next(ways)
+    if not first.complete and (apart := stacked(*graphs)) is not None:
+        others = alignments(*apart)
+        better = next(others)
+        if _fitting(better) > _fitting(first):
+            first, ways = better, others
+    return itertools.chain([first], ways)
+
+
+def _fitting(alignment: Alignment) -> int:
+    """How many numbers lie in paired cells of one form."""
+    one, other = alignment.one.cells, alignment.other.cells
+    pairs = ((one[a], other[b]) for a, b in alignment.pairs)
+    alike = (cell for cell, twin in pairs if cell.label == twin.label)
+    return sum(slot.piece.numel for cell in alike for slot in cell.slots)
 
 
 def _nothing(found: Correspondence) -> PlanError:
