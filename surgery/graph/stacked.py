@@ -114,7 +114,8 @@ class _Stacked(Reader):
 
     def _note(self, node: Node, name: str) -> None:
         """Keep the layout of a weight that is copied side by side."""
-        value = self.values[node.inputs[0]] if name in MOVES and node.inputs else None
+        alone = name in MOVES and len(node.inputs) == 1
+        value = self.values[node.inputs[0]] if alone else None
         if isinstance(value, Held) and value.view is not None and moved(node, value.view) == [None]:
             self.folds[Ref(node.index)] = value.view
 
@@ -168,9 +169,11 @@ class _Stacked(Reader):
         if isinstance(value, Lanes):
             return value.flows[number] if value.axis == axis else self._flow(value, ref.node)
         if isinstance(value, Flow) and value.features is not None:
+            if value.features.shape != shape:
+                return replace(value, features=None, rows=self._rows(value))
             view = value.features.select(axis, number).unsqueeze(axis)
             return replace(value, features=view.expand(value.features.shape))
-        if isinstance(value, Held) and value.view is not None:
+        if isinstance(value, Held) and value.view is not None and value.view.shape == shape:
             return replace(value, view=value.view.select(axis, number).unsqueeze(axis))
         return value
 
@@ -188,6 +191,9 @@ class _Stacked(Reader):
         flows = [value for ref in node.inputs if isinstance(value := self.values[ref], Flow)]
         shape = node.outputs[0].shape
         axis = (node.arguments[1] if len(node.arguments) > 1 else 0) % len(shape)
+        sizes = {self.graph.spec(ref).shape[axis : axis + 1] for ref in node.inputs}
+        if name == "cat" and sizes != {(1,)}:
+            return None
         if len(flows) < 2 or len(flows) != len(node.inputs) or len(flows) != shape[axis]:
             return None
         made = []
@@ -207,7 +213,7 @@ class _Stacked(Reader):
             return self._beside(node, one, other, second) if base is None else None
         turned = self._held(other) is not None
         held, place = (self._held(other), first) if turned else (self._held(one), second)
-        if held is None or held.view is None or not varies(held.view):
+        if held is None or held.view is None or held.view.dim() != 3 or not varies(held.view):
             return None
         if dict(node.keywords).keys() & {"alpha", "beta"}:
             return None
