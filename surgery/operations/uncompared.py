@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import hashlib
+import math
 from collections import Counter
 from collections.abc import Collection, Hashable, Iterable, Iterator
 
+import torch
+
+from surgery import tree
 from surgery.graph.align import Alignment
 from surgery.graph.aten import packet
 from surgery.graph.canonical import UNORDERED
-from surgery.graph.graph import Graph, Node
-from surgery.graph.pieces import MOVES
+from surgery.graph.graph import Graph, Node, Ref
+from surgery.graph.pieces import KEEPS, MOVES, moved
 from surgery.graph.recorder import UPDATED
 from surgery.graph.wording import name_of, written
+
+# Movements of more numbers than this are not followed.
+_LARGEST = 1 << 20
+_AS_THEY_ARE = "as they are"
 
 
 def reached(graph: Graph, compared: Iterable[int], begun: Collection[int] = ()) -> set[int]:
@@ -90,7 +99,75 @@ def beyond(
         if ways[0] != ways[1]:
             first = next(iter(ways[0] - ways[1] or ways[1] - ways[0]))
             found.append(f"not compared, and in another order in the two: {first[1]} of {first[0]}")
-    return tuple(found)
+    return (*found, *_moved_apart(graphs, covered, listed))
+
+
+def _moved_apart(
+    graphs: tuple[Graph, Graph], covered: tuple[set[int], set[int]], listed: tuple[set[str], ...]
+) -> Iterator[str]:
+    """What moves numbers otherwise in one of two models, or takes others of them."""
+    sides = [
+        dict(_moves(graph, done, _inside(known)))
+        for graph, done, known in zip(graphs, covered, listed, strict=True)
+    ]
+    for place, side in enumerate(("donor", "recipient")):
+        for key in sides[place].keys() - sides[1 - place].keys() - {_AS_THEY_ARE}:
+            told = sides[place][key]
+            yield f"not compared, and only the {side} has it: {told}"
+
+
+def _inside(known: set[str]) -> set[str]:
+    """The modules of tensors that are listed, and the blocks around them."""
+    names = [tree.split(address)[0].split(".") for address in known]
+    return {".".join(name[:size]) for name in names for size in range(1, len(name) + 1)}
+
+
+def _moves(graph: Graph, done: set[int], known: set[str]) -> Iterator[tuple[Hashable, str]]:
+    """How numbers are moved on the way to what was not compared: in which order, and which."""
+    leaves = [leaf.source for leaf in graph.leaves if leaf.source is not None]
+    wanted = reached(graph, (source.node for source in leaves)) - done
+    reads = [
+        (node.module, ref)
+        for node in graph.operations
+        if node.index in wanted and packet(node.operation) not in MOVES
+        for ref in node.inputs
+    ]
+    for module, ref in [*reads, *(("", source) for source in leaves if source.node in wanted)]:
+        way = list[Ref]()
+        while graph.nodes[ref.node].role == "operation":
+            node = graph.nodes[ref.node]
+            if packet(node.operation) not in MOVES or not node.depends_on_input:
+                break
+            way.append(ref)
+            ref = node.inputs[0]
+        made = graph.nodes[ref.node]
+        if not way or not made.depends_on_input or {module, made.module} <= known:
+            continue
+        told = " then ".join(
+            written(node)
+            for each in reversed(way)
+            if packet((node := graph.nodes[each.node]).operation) not in KEEPS
+        )
+        if (key := _taken(graph, ref, way)) is not None:
+            yield key, f"{graph.nodes[way[0].node].module or 'the model'} {told}"
+
+
+def _taken(graph: Graph, start: Ref, way: list[Ref]) -> Hashable | None:
+    """Which numbers come out of movements in which order; None where that cannot be said."""
+    shape = graph.spec(start).shape
+    size = math.prod(shape)
+    if max(math.prod(graph.spec(ref).shape) for ref in (start, *way)) > _LARGEST:
+        return None
+    numbers = torch.arange(size, dtype=torch.int32, device="cpu").view(shape)
+    for ref in reversed(way):
+        views = moved(graph.nodes[ref.node], numbers)
+        found = views[min(ref.output, len(views) - 1)]
+        if found is None:
+            return None
+        numbers = found.contiguous()
+    if numbers.numel() == size and bool((numbers.flatten()[1:] > numbers.flatten()[:-1]).all()):
+        return _AS_THEY_ARE
+    return hashlib.sha256(numbers.numpy().tobytes()).hexdigest()
 
 
 def _left(graph: Graph, done: set[int]) -> Iterator[Node]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -49,3 +51,34 @@ def test_a_layer_on_every_pixel_is_proven_in_front_of_another_head(size: int, ba
     assert "in the middle (layer)" in told[0]
     same = donor.layer.weight.reshape(8, 3), recipient.layer.weight.reshape(8, 3)
     assert torch.equal(*same)
+
+
+# What no tensor and no arithmetic tells apart: which of the numbers go on, and in which order.
+TAKEN: Mapping[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]] = {
+    "first or last": (lambda x: x[:, 0], lambda x: x[:, -1]),
+    "other rows": (lambda x: x[:, 1:3], lambda x: x[:, 0:2]),
+    "shuffled": (lambda x: x, lambda x: x.unflatten(-1, (4, 2)).transpose(-1, -2).flatten(-2)),
+}
+
+
+class Chosen(nn.Module):
+    """A layer, what is taken of it, and a head."""
+
+    def __init__(self, taken: Callable[[Tensor], Tensor], classes: int) -> None:
+        super().__init__()
+        self.layer, self.head = nn.Linear(6, 8), nn.Linear(8, classes)
+        self.taken = taken
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.taken(torch.tanh(self.layer(x))))
+
+
+@pytest.mark.parametrize("name", TAKEN)
+@pytest.mark.parametrize("back", [False, True])
+def test_which_numbers_go_on_beyond_what_was_compared_is_said(name: str, back: bool):
+    one, other = reversed(TAKEN[name]) if back else TAKEN[name]
+    rows = torch.zeros(2, 5, 6)
+    told = notes(Chosen(one, 4), Chosen(other, 5), rows)
+    assert any(note.startswith("not compared") for note in told)
+    told = notes(Chosen(one, 4), Chosen(one, 5), rows)
+    assert not any(note.startswith("not compared") for note in told)
