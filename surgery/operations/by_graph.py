@@ -174,7 +174,12 @@ def _notes(found: Correspondence, proof: Proof) -> Iterable[str]:
         names = ", ".join(proof.seams[:_SHOWN])
         more = f" and {len(proof.seams) - _SHOWN} more" if len(proof.seams) > _SHOWN else ""
         yield f"compared from there on, both fed with one value: {names}{more}"
-    if proof.silent:
+    if proof.silent is None:
+        yield (
+            "which tensors have a say in what was compared could not be told: there is no memory "
+            "for slopes, or the code has none"
+        )
+    elif proof.silent:
         names = ", ".join(proof.silent[:_SHOWN])
         more = f" and {len(proof.silent) - _SHOWN} more" if len(proof.silent) > _SHOWN else ""
         why = "nothing that was compared depends on it"
@@ -313,7 +318,7 @@ class _Attempt:
         closed = {
             number
             for number, cell in enumerate(self.alignment.one.cells)
-            if cell.slots and all(slot.piece.address in proof.silent for slot in cell.slots)
+            if cell.slots and all(slot.piece.address in (proof.silent or ()) for slot in cell.slots)
         }
         near = closed | {
             number

@@ -20,6 +20,8 @@ from surgery.operations.trial import Results, Stepping, randomise, run
 
 # How much of what comes out a tensor has to move, that its place is proven by it.
 _FELT = 1e-7
+# How often tensors are drawn anew to tell those apart that have a say.
+_PASSES = 16
 
 
 def activations(graph: Graph) -> int:
@@ -40,10 +42,11 @@ def silent(
     chosen: Callable[[Results], list[torch.Tensor]],
     generator: torch.Generator,
     steps: Callable[[], Steps | None] = lambda: None,
-) -> tuple[str, ...]:
+) -> tuple[str, ...] | None:
     """The tensors that have no say in what is compared.
 
     Slopes tell which may have none; that nothing moves when those are drawn anew, proves it.
+    Where slopes are lost on the way, in what saturates, the rest are told apart by halves.
 
     Args:
         skeleton: a stand-in with random weights; those that seem silent are drawn anew.
@@ -55,7 +58,7 @@ def silent(
         steps: what to note on the way and to put in, for one pass.
 
     Returns:
-        Addresses, in order; none where that cannot be said.
+        Addresses, in order; None where that cannot be said.
     """
     every = _entries(skeleton, side)
     # Running statistics have no slopes; they say as much as the scale beside them.
@@ -66,37 +69,65 @@ def silent(
         found = chosen(results)
         looked = [t for t in found if t.requires_grad or id(t) in results.edges]
         if not looked:
-            return ()
+            return None
         drawn = [torch.randn(t.shape, generator=generator).to(t) for t in looked]
         starts = [results.edges.get(id(t)) or get_gradient_edge(t) for t in looked]
         slopes = torch.autograd.grad(starts, weights, drawn, allow_unused=True)
     except RuntimeError:
         # Code of the user's own that does not go with autograd: nothing can be said.
-        return ()
+        return None
     finally:
         for weight in weights:
             weight.requires_grad_(False)
     size = math.sqrt(sum(float((tensor.detach() ** 2).sum()) for tensor in looked))
-    before = [tensor.detach().clone() for tensor in found]
     quiet = [
         entry
         for entry, slope in zip(entries, slopes, strict=True)
         if slope is None or float((slope * entry.tensor).norm()) <= _FELT * size
     ]
-    if not quiet or len(quiet) == len(entries):
+    if not quiet:
         return ()
+    if len(quiet) == len(entries):
+        return None
     modules = {tree.split(entry.address)[0] for entry in quiet}
     modules -= {tree.split(entry.address)[0] for entry in entries if entry not in quiet}
-    quiet = [
-        entry
-        for entry in every
-        if entry in quiet or (entry.kind == "buffer" and tree.split(entry.address)[0] in modules)
-    ]
-    randomise(skeleton.model, side, generator, only={entry.address for entry in quiet})
-    after = chosen(run(skeleton, example, watched, Stepping(skeleton, steps())))
-    moved = max(float((a - b).abs().max()) for a, b in zip(before, after, strict=True))
-    largest = max(float(tensor.abs().max()) for tensor in before)
-    return tuple(entry.address for entry in quiet) if moved <= _FELT * largest else ()
+    groups: dict[str, set[str]] = {}
+    for entry in every:
+        module = tree.split(entry.address)[0]
+        if entry in quiet or (entry.kind == "buffer" and module in modules):
+            groups.setdefault(module, set()).add(entry.address)
+
+    def draw(some: list[set[str]]) -> None:
+        randomise(skeleton.model, side, generator, only=set().union(*some))
+
+    def outputs() -> list[torch.Tensor]:
+        made = chosen(run(skeleton, example, watched, Stepping(skeleton, steps())))
+        return [tensor.detach().clone() for tensor in made]
+
+    still = set().union(*_unmoved([*groups.values()], draw, outputs))
+    return tuple(entry.address for entry in every if entry.address in still)
+
+
+def _unmoved(
+    groups: list[set[str]],
+    draw: Callable[[list[set[str]]], None],
+    outputs: Callable[[], list[torch.Tensor]],
+) -> list[set[str]]:
+    """The groups of tensors that can be drawn anew and nothing moves; also what is still open."""
+    before, pending, still = outputs(), [groups], list[set[str]]()
+    for _ in range(_PASSES):
+        if not pending:
+            break
+        some = pending.pop()
+        draw(some)
+        after = outputs()
+        moved = max(float((a - b).abs().max()) for a, b in zip(before, after, strict=True))
+        if moved <= _FELT * max(float(tensor.abs().max()) for tensor in before):
+            still += some
+        elif len(some) > 1:
+            pending += [some[: len(some) // 2], some[len(some) // 2 :]]
+        before = after
+    return [*still, *(group for some in pending for group in some)]
 
 
 def _entries(skeleton: Skeleton, side: Canonical) -> list[tree.Entry]:

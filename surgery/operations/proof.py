@@ -119,7 +119,7 @@ class Proof:
     dtype: torch.dtype
     compared: tuple[str, ...]
     common: bool
-    silent: tuple[str, ...] = ()
+    silent: tuple[str, ...] | None = ()
     seams: tuple[str, ...] = ()
     beyond: tuple[str, ...] = ()
     cast: bool = False
@@ -253,7 +253,7 @@ class _Trial:
         # Which modules return what is wanted is known from the inputs on; else operations tell.
         self.watched = watched(alignment, common.cells) if self.planting is None else []
         self.generator = torch.Generator().manual_seed(_SEED)
-        self.silent: tuple[str, ...] = ()
+        self.silent: tuple[str, ...] | None = ()
         self.cast = any(each.name == ROUNDED for each in correspondence.differences)
         # The nodes of both whose results are compared.
         self.nodes: tuple[set[int], set[int]] = set(), set()
@@ -377,6 +377,7 @@ class _Trial:
         first: Results,
     ) -> None:
         """Note the tensors that have no say in what was compared, where memory allows."""
+        self.silent = None
         if activations(self.twins.graphs[0]) > free_memory(self.device) // 3:
             return
         there, planting = [there for there, _ in self.watched], self.planting
@@ -390,7 +391,7 @@ class _Trial:
         side = self.alignment.one
         found = silent(donor, side, example, there, chosen, self.generator, steps)
         gone = {pair.donor for pairs in self.correspondence.parts.values() for pair in pairs}
-        self.silent = tuple(address for address in found if address in gone)
+        self.silent = found and tuple(address for address in found if address in gone)
 
     def inputs(self) -> tuple[Example, Example]:
         """Another random input, in the forms that both take."""

@@ -82,3 +82,29 @@ def test_which_numbers_go_on_beyond_what_was_compared_is_said(name: str, back: b
     assert any(note.startswith("not compared") for note in told)
     told = notes(Chosen(one, 4), Chosen(one, 5), rows)
     assert not any(note.startswith("not compared") for note in told)
+
+
+class Saturated(nn.Module):
+    """A layer that decides between 0 and 1, without slopes, beside one that decides nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate, self.dead = nn.Linear(6, 8), nn.Linear(6, 8)
+        self.layer, self.head = nn.Linear(6, 8), nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate = torch.sigmoid(self.gate(x) * 1e9)
+        return self.head(self.layer(x) * gate + torch.sigmoid(self.dead(x) - 1e9))
+
+
+def test_what_decides_without_slopes_is_told_from_what_decides_nothing():
+    told = next(n for n in notes(Saturated(), Saturated(), torch.zeros(5, 6)) if "graphs" in n)
+    assert told.startswith("placed by the graphs alone")
+    assert "dead.weight" in told
+    assert "gate" not in told
+
+
+def test_where_slopes_cannot_be_told_that_is_said(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("surgery.operations.proof.activations", lambda graph: 2**60)
+    told = notes(Saturated(), Saturated(), torch.zeros(5, 6))
+    assert any("could not be told" in note for note in told)
