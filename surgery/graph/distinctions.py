@@ -12,6 +12,7 @@ from typing import Any
 from surgery.graph.align import Alignment
 from surgery.graph.bounds import Bound, bounds_apart
 from surgery.graph.canonical import Canonical, Stream
+from surgery.graph.epsilon import epsilon
 from surgery.graph.graph import Node, Ref
 from surgery.graph.regions import regions
 from surgery.graph.spelling import Word, spelled, unequal
@@ -67,8 +68,22 @@ def distinctions(alignment: Alignment) -> Iterator[Distinction]:
             pads = _pad(alignment.one, a) or _pad(alignment.other, b)
             whole = modes or (name_of(nodes[0]) == "convolution" and pads)
             yield from (d for d in _between(*nodes) if not whole or d.name != "padding")
+            if one.kind == "norm":
+                yield from _epsilons(alignment, a, b)
         elif one.kind == "join" and one.name == other.name == "bmm":
             yield from _heads(alignment, a, b)
+
+
+def _epsilons(alignment: Alignment, a: int, b: int) -> Iterator[Distinction]:
+    """What two normalisations add to their variance, where one of them is written out."""
+    sides = (alignment.one, a), (alignment.other, b)
+    nodes = [side.graph.nodes[side.cells[number].node] for side, number in sides]
+    if all("eps" in settings_of(node) for node in nodes):
+        return
+    one, other = (epsilon(*side) for side in sides)
+    if one is not None and other is not None and not alike(one, other):
+        modules = [side.cells[number].module for side, number in sides]
+        yield Distinction(modules[0], modules[1], "batch_norm", "eps", one, other)
 
 
 def _modes(alignment: Alignment, a: int, b: int) -> Iterator[Distinction]:

@@ -75,6 +75,24 @@ def test_statistics_and_scale_go_with_it_whatever_it_is_written_in(way: str, bac
         assert torch.allclose(donor(x), recipient(x), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("back", [False, True])
+@pytest.mark.parametrize("way", WAYS)
+def test_what_is_added_to_the_variance_is_named_whatever_it_is_written_in(way: str, back: bool):
+    written, layer, x = shaken(Written(WAYS[way])), module(), images(4)
+    layer[1].eps = 1e-3
+    donor, recipient = (layer, written) if back else (written, layer)
+    theirs, ours = (1e-3, EPS) if back else (EPS, 1e-3)
+    named = f"batch_norm eps: {theirs} in the donor"
+    with pytest.raises(PlanError) as caught:
+        surgery.transplant(donor, recipient, match="graph", example=x, registry=NOTHING)
+    assert named in str(caught.value)
+    assert f"{ours} in the recipient" in str(caught.value)
+    if not back:
+        settings = {"differences": "set", "example": x, "registry": NOTHING}
+        surgery.transplant(donor, recipient, match="graph", **settings)
+        assert layer[1].eps == EPS
+
+
 OTHERS: dict[str, Callable[..., Tensor]] = {
     "read twice": lambda x, w, b, m, v: (y := (x - m) / torch.sqrt(v + EPS)) * w + y + b,
     "shifted first": lambda x, w, b, m, v: ((x - m) / torch.sqrt(v + EPS) + b) * w,
