@@ -28,7 +28,7 @@ from surgery.operations.influence import activations, silent
 from surgery.operations.meeting import met, watched
 from surgery.operations.planting import Planting
 from surgery.operations.seams import Common, common_part, regions_of
-from surgery.operations.steps import Steps, turned
+from surgery.operations.steps import OutOfStepError, Steps, turned
 from surgery.operations.tables import ROUNDED
 from surgery.operations.trial import (
     GAINS,
@@ -56,6 +56,7 @@ _CAST = 1e-5
 _ALIVE = 1e-5
 # How much an input is changed to see whether rounding alone would explain a difference.
 _NUDGE = 1e-12
+_REFUSALS = (OutOfStepError, RuntimeError, ValueError, AssertionError)
 
 
 @dataclass(frozen=True)
@@ -197,11 +198,11 @@ def prove(
     with quiet():
         try:
             return trial(None)
-        except Exception as error:
+        except RuntimeError as error:
             # Code that casts to float32 itself does not go with doubles.
             try:
                 return trial(torch.float32)
-            except Exception:
+            except RuntimeError:
                 raise error from None
 
 
@@ -219,9 +220,8 @@ def _proof(
             break
         try:
             found = _Trial(twins, correspondence, alignment, prepare, common, dtype).proof()
-        except Exception:
-            # What comes out of it is a finding; that the user's layers refuse it is none.
-            continue
+        except _REFUSALS:
+            continue  # what comes out is a finding; that the user's layers refuse it is none
         if found is not None:
             return found
     plain = common_part(alignment, correspondence, seams=False)

@@ -9,7 +9,9 @@ from torch import nn
 from torch.nn import functional
 from torchvision.ops import FrozenBatchNorm2d, StochasticDepth
 
+import surgery
 from surgery import tree
+from surgery.families.registry import Registry
 from tests.operations.state import content
 
 
@@ -343,3 +345,16 @@ def pair_of(name: str) -> tuple[nn.Module, nn.Module, torch.Tensor]:
     """Two modules with different random weights, and an input."""
     one, other, x = _MADE[name]
     return shaken(one()), shaken(other()), x()
+
+
+def said(donor: nn.Module, recipient: nn.Module, x: torch.Tensor) -> tuple[str, ...]:
+    """What a transplant by graph notes."""
+    outcome = surgery.transplant(
+        shaken(donor),
+        recipient.eval(),
+        match="graph",
+        example=x,
+        registry=Registry.of(),
+        min_coverage=0.2,
+    )
+    return tuple(outcome.plan.notes)

@@ -8,24 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-import surgery
-from surgery.families.registry import Registry
-from tests.operations.aligned import shaken
-
-NOTHING = Registry.of()
-
-
-def notes(donor: nn.Module, recipient: nn.Module, x: Tensor) -> tuple[str, ...]:
-    """What a transplant says."""
-    outcome = surgery.transplant(
-        shaken(donor),
-        recipient.eval(),
-        match="graph",
-        example=x,
-        registry=NOTHING,
-        min_coverage=0.2,
-    )
-    return tuple(outcome.plan.notes)
+from tests.operations.aligned import said
 
 
 class Pointwise(nn.Module):
@@ -47,7 +30,7 @@ class Pointwise(nn.Module):
 def test_a_layer_on_every_pixel_is_proven_in_front_of_another_head(size: int, back: bool):
     pair = [Pointwise(False, 4), Pointwise(True, 5)]
     donor, recipient = reversed(pair) if back else pair
-    told = notes(donor, recipient, torch.zeros(2, 3, size, size))
+    told = said(donor, recipient, torch.zeros(2, 3, size, size))
     assert "in the middle (layer)" in told[0]
     same = donor.layer.weight.reshape(8, 3), recipient.layer.weight.reshape(8, 3)
     assert torch.equal(*same)
@@ -78,9 +61,9 @@ class Chosen(nn.Module):
 def test_which_numbers_go_on_beyond_what_was_compared_is_said(name: str, back: bool):
     one, other = reversed(TAKEN[name]) if back else TAKEN[name]
     rows = torch.zeros(2, 5, 6)
-    told = notes(Chosen(one, 4), Chosen(other, 5), rows)
+    told = said(Chosen(one, 4), Chosen(other, 5), rows)
     assert any(note.startswith("not compared") for note in told)
-    told = notes(Chosen(one, 4), Chosen(one, 5), rows)
+    told = said(Chosen(one, 4), Chosen(one, 5), rows)
     assert not any(note.startswith("not compared") for note in told)
 
 
@@ -98,7 +81,7 @@ class Saturated(nn.Module):
 
 
 def test_what_decides_without_slopes_is_told_from_what_decides_nothing():
-    told = next(n for n in notes(Saturated(), Saturated(), torch.zeros(5, 6)) if "graphs" in n)
+    told = next(n for n in said(Saturated(), Saturated(), torch.zeros(5, 6)) if "graphs" in n)
     assert told.startswith("placed by the graphs alone")
     assert "dead.weight" in told
     assert "gate" not in told
@@ -106,5 +89,18 @@ def test_what_decides_without_slopes_is_told_from_what_decides_nothing():
 
 def test_where_slopes_cannot_be_told_that_is_said(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("surgery.operations.proof.activations", lambda graph: 2**60)
-    told = notes(Saturated(), Saturated(), torch.zeros(5, 6))
+    told = said(Saturated(), Saturated(), torch.zeros(5, 6))
     assert any("could not be told" in note for note in told)
+
+
+class Squashed(Saturated):
+    """The same, with one more operation that huge numbers hide."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate = torch.sigmoid(torch.tanh(self.gate(x) * 1e9) * 1e9)
+        return self.head(self.layer(x) * gate + torch.sigmoid(self.dead(x) - 1e9))
+
+
+@pytest.mark.xfail(strict=True, reason="what saturation hides has no setting to be named by")
+def test_an_operation_that_saturation_hides_is_named():
+    assert any("tanh" in note for note in said(Saturated(), Squashed(), torch.zeros(5, 6)))

@@ -15,7 +15,7 @@ from torch.nn import functional
 import surgery
 from surgery.errors import CoverageError, PlanError
 from surgery.families.registry import Registry
-from tests.operations.aligned import shaken
+from tests.operations.aligned import said, shaken
 
 NOTHING = Registry.of()
 ROWS = torch.zeros(2, 5, 6)
@@ -81,17 +81,9 @@ class Network(nn.Module):
 def told(donor: nn.Module, recipient: nn.Module) -> tuple[str, ...] | None:
     """What a transplant says; None where it is refused."""
     try:
-        outcome = surgery.transplant(
-            shaken(donor),
-            recipient.eval(),
-            match="graph",
-            example=ROWS,
-            registry=NOTHING,
-            min_coverage=0.2,
-        )
+        return said(donor, recipient, ROWS)
     except (PlanError, CoverageError):
         return None
-    return tuple(outcome.plan.notes)
 
 
 def unproven(notes: tuple[str, ...] | None) -> bool:
