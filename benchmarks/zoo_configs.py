@@ -26,13 +26,22 @@ WIDTHS = {
     **dict.fromkeys(("num_key_value_heads", "num_kv_heads"), 2),
     **dict.fromkeys(("head_dim", "d_kv", "qk_rope_head_dim"), 16),
     **dict.fromkeys(("num_experts", "num_local_experts", "n_routed_experts"), 4),
+    "num_experts_per_tok": 2,
     "d_latents": 64,
+    "hidden_size_global": 64,
+    "encoder_hidden_size": 64,
     "num_latents": 16,
 }
 # What the defaults of some leave open, and published configurations say.
 UNSAID = {"vocab_size": 64, "num_experts_per_tok": 2}
-# The same for one type of model, and where the classes are counted under another name.
+# The same for one type of model or one class, and where classes are counted by another name.
 PUBLISHED: dict[str, dict[str, Any]] = {
+    "blip-2": {"image_token_index": 50265},
+    # The widths of its words and of its patches hang together.
+    "blt": {
+        "encoder_config": {"hidden_size": 32, "num_attention_heads": 2},
+        "decoder_config": {"hidden_size": 32, "num_attention_heads": 2},
+    },
     "cohere_compass_text": {
         "rope_parameters": {
             "full_attention": {
@@ -42,10 +51,30 @@ PUBLISHED: dict[str, dict[str, Any]] = {
             }
         }
     },
+    "dbrx": {"attn_config": {"rope_theta": 5e5, "kv_n_heads": 2, "clip_qkv": 8}},
     "dots1": {"n_routed_experts": 4, "n_shared_experts": 1},
     "esm": {"vocab_size": 33, "pad_token_id": 1, "mask_token_id": 32},
+    "gemma4_assistant": {
+        "text_config": {"hidden_size_per_layer_input": 0, "vocab_size_per_layer_input": 0}
+    },
+    "gemma4_unified_assistant": {
+        "text_config": {
+            "num_hidden_layers": 4,
+            "num_kv_shared_layers": 2,
+            "layer_types": ["sliding_attention", "full_attention"] * 2,
+        }
+    },
+    "lfm2_moe": {"layer_types": ["conv", "full_attention"] * 16},
     "perceiver": {"num_cross_attention_heads": 1},
+    "qwen4_exp_text": {
+        "indexer_n_heads": 4,
+        "indexer_kv_heads": 1,
+        "indexer_head_dim": 256,
+        "indexer_budget": 16,
+        "indexer_compress_ratio": 4,
+    },
     "reformer": {"axial_pos_embds": False},
+    "ReformerModelWithLMHead": {"axial_pos_embds": False, "is_decoder": True},
     "vjepa2": {"frames_per_clip": 4, "crop_size": 64},
     "xmod": {"default_language": "en_XX"},
 }
@@ -79,10 +108,16 @@ def shrink(config: Any, widths: bool) -> None:
                 setattr(part, name, min(held[name], size))
         if alike and held.get(counts[0]):
             part.num_key_value_heads = part.num_attention_heads
+        if widths and held.get("qk_head_dim"):
+            part.qk_head_dim = part.qk_nope_head_dim + part.qk_rope_head_dim
         kinds = held.get("layer_types")
         if isinstance(kinds, list) and "num_hidden_layers" in held:
-            # One layer of each kind at least: a mask is made for each.
-            part.num_hidden_layers = max(part.num_hidden_layers, len(set(kinds)))
+            # One layer of each kind at least: a mask is made for each. Those that share the keys
+            # of others stand behind one of each.
+            shared = min(held.get("num_kv_shared_layers") or 0, len(set(kinds)))
+            if shared:
+                part.num_kv_shared_layers = shared
+            part.num_hidden_layers = max(part.num_hidden_layers, len(set(kinds)) + shared)
             part.layer_types = [*dict.fromkeys(kinds), *kinds][: part.num_hidden_layers]
 
 
@@ -91,11 +126,12 @@ def fill(config: Any) -> None:
     for key, size in UNSAID.items():
         if getattr(config, key, 0) is None:
             setattr(config, key, size)
-    heads = getattr(config, "num_attention_heads", None)
-    if heads and getattr(config, "num_key_value_heads", 0) is None:
+    # Read as they are kept: where the layers differ in one, asking for it raises.
+    held = vars(config)
+    heads = held.get("num_attention_heads")
+    if heads and held.get("num_key_value_heads", 0) is None:
         config.num_key_value_heads = heads
-    # Read as it is kept: where the layers differ in it, asking for it raises.
-    if heads and vars(config).get("head_dim", 0) is None:
+    if heads and held.get("head_dim", 0) is None:
         config.head_dim = config.hidden_size // heads
     if getattr(config, "is_encoder_decoder", False):
         config.decoder_start_token_id = getattr(config, "decoder_start_token_id", None) or 0
@@ -104,7 +140,7 @@ def fill(config: Any) -> None:
 def configured(kind: Any, num_labels: int, widths: bool | None) -> Any:
     """A configuration of a class, with ``widths`` None as the library has it."""
     source = kind.config_class
-    options = PUBLISHED.get(source.model_type, {})
+    options = PUBLISHED.get(kind.__name__) or PUBLISHED.get(source.model_type, {})
     counted = COUNTED.get(source.model_type, lambda number: {"num_labels": number})
     config = source(**options, **counted(num_labels))
     if widths is not None:

@@ -9,7 +9,7 @@ import inspect
 from math import isqrt
 from typing import TYPE_CHECKING, Any
 
-from surgery_plugins.transformers_words import asked, text, words
+from surgery_plugins.transformers_words import asked, text, words, written
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -38,7 +38,10 @@ def example(model: Any) -> Example | None:
     given = makes[name](model, model.config, weight)
     if given is None:
         return None
-    known = {*inspect.signature(model.forward).parameters}
+    takes = inspect.signature(model.forward).parameters
+    if name == "pixel_values" and "input_ids" in takes and required(takes["input_ids"]):
+        given = {**written(model, model.config, weight), **given}
+    known = {*takes}
     given = asked(type(model).__name__, given, weight)
     # What is kept for the next word is no output that anybody trains; what classifies hands the
     # wish on to the model that reads.
@@ -46,6 +49,11 @@ def example(model: Any) -> Example | None:
     if "kwargs" in known and any(map(caches, model.modules())):
         known.add("use_cache")
     return Example((), {key: value for key, value in given.items() if key in known})
+
+
+def required(parameter: inspect.Parameter) -> bool:
+    """Whether a call must name it."""
+    return parameter.default is parameter.empty
 
 
 def caches(part: Any) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -11,6 +12,8 @@ if TYPE_CHECKING:
 WORDS, CHOICES = 16, 3
 WRITING = ("ForConditionalGeneration", "EncoderDecoderModel", "MTModel", "ForTextToText")
 PAIRS = ("QuestionAnswering", "MultipleChoice")
+# What reads the codes of several books at once, in rows of their own.
+BOOKS = ("Musicgen",)
 
 
 def looked_at(config: Any, weight: Tensor, rows: int) -> dict[str, Any]:
@@ -25,12 +28,27 @@ def looked_at(config: Any, weight: Tensor, rows: int) -> dict[str, Any]:
 
 
 def text(model: Any, config: Any, weight: Tensor) -> dict[str, Any] | None:
+    """Words, with what is known of an image; nothing for what must look at one itself."""
+    others = {*getattr(model, "input_modalities", ("text",))} - {"text", *"text"}
+    seen = looked_at(config.get_text_config(), weight, 2)
+    takes = inspect.signature(model.forward).parameters
+    if "shared_kv_states" in takes:
+        return taken_over(config, weight)
+    # What writes on may be asked in words alone.
+    if others and not seen and "past_key_values" not in takes:
+        return None
+    given = written(model, config, weight)
+    if "encoder_past_key_values" in takes:
+        # What writes while it hears is told so much sound for every word.
+        length = WORDS * config.audio_length_per_tok
+        sizes = (len(given["input_ids"]), config.audio_config.num_mel_bins, length)
+        given["input_features"] = weight.new_zeros(sizes)
+    return {**given, **seen}
+
+
+def written(model: Any, config: Any, weight: Tensor) -> dict[str, Any]:
     """Words that are no special ones, the last of them the end; no mask but the whole text."""
     config = config.get_text_config()
-    others = {*getattr(model, "input_modalities", ("text",))} - {"text", *"text"}
-    seen = looked_at(config, weight, 2)
-    if others and not seen:
-        return None
     keys = ("pad_token_id", "bos_token_id", "eos_token_id", "sep_token_id", "cls_token_id")
     special = {key: getattr(config, key, None) for key in keys}
     word = next(n for n in range(1, 32) if n not in special.values())
@@ -45,7 +63,26 @@ def text(model: Any, config: Any, weight: Tensor) -> dict[str, Any] | None:
         ids[:, [WORDS // 3, WORDS // 3 + 1, -1]] = between
     # Where a word stands on a page is asked for by some; what does not ask is not given it.
     places = ids.new_zeros(rows, WORDS, 4)
-    return {"input_ids": ids, "attention_mask": ids.clone().fill_(1), "bbox": places, **seen}
+    whole = ids.clone().fill_(1)
+    if type(model).__name__.startswith(BOOKS):
+        ids = ids.repeat_interleave(getattr(config, "num_codebooks", 1), 0)
+    return {"input_ids": ids, "attention_mask": whole, "bbox": places}
+
+
+def taken_over(config: Any, weight: Tensor) -> dict[str, Any]:
+    """What another model made of two texts, and the keys and values of its last layers."""
+    layers = config.get_text_config().per_layer_config
+
+    def states(kind: str) -> Tensor:
+        return weight.new_zeros(2, layers[kind].num_key_value_heads, WORDS, layers[kind].head_dim)
+
+    return {
+        "inputs_embeds": weight.new_zeros(2, WORDS, 2 * config.backbone_hidden_size),
+        "shared_kv_states": {
+            kind: (states(kind), states(kind))
+            for kind in dict.fromkeys(config.get_text_config().layer_types)
+        },
+    }
 
 
 def words(weight: Tensor, rows: int, word: int = 1, length: int = WORDS) -> Tensor:

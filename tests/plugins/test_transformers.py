@@ -15,6 +15,7 @@ from surgery_plugins import transformers_catalog as catalog
 from torch import nn
 
 import surgery
+from benchmarks.zoo_configs import attempts
 from surgery.errors import ArgumentError, NoHeadError
 from surgery.families.applied import example_for, heads_for, stages_for, stem_for
 from surgery.families.registry import Registry
@@ -61,6 +62,10 @@ def build(name: str, place: str = "cpu", **options: Any) -> nn.Module:
 
 def builder(name: str) -> Callable[[], nn.Module]:
     return lambda: build(name)
+
+
+def shrunken(name: str) -> nn.Module:
+    return next(attempts(name, 2, 3e8)).eval()
 
 
 @pytest.mark.parametrize("name", SMALL)
@@ -275,6 +280,43 @@ def test_what_reads_and_writes_is_given_both(name: str, address: str):
     assert "decoder_input_ids" in example_for(FAMILY, model).kwargs
     (head,) = find_heads(model, registry=REGISTRY)
     assert (head.address, head.corroborated) == (address, True)
+
+
+@pytest.mark.parametrize(
+    ("name", "heads", "tied"),
+    [
+        ("GlmAsrForConditionalGeneration", ["lm_head"], True),
+        ("GotOcr2ForConditionalGeneration", ["lm_head"], True),
+        # What it hears comes with the words, and what it keeps of the sound is no output.
+        ("VoxtralRealtimeForConditionalGeneration", ["lm_head"], True),
+        # Words after an image, which is asked for.
+        ("Blip2ForConditionalGeneration", ["language_model.lm_head"], True),
+        # Codes of several books, each in rows of its own and with a layer of its own.
+        ("MusicgenForCausalLM", [f"lm_heads.{number}" for number in range(4)], False),
+    ],
+)
+def test_what_writes_is_asked_in_words(name: str, heads: list[str], tied: bool):
+    model = shrunken(name)
+    found = find_heads(model, registry=REGISTRY)
+    assert [(head.address, head.role, head.corroborated) for head in found] == [
+        (address, "main", True) for address in heads
+    ]
+    assert {bool(head.tied_to) for head in found} == {tied}
+
+
+def test_what_must_look_at_an_image_is_left_to_inference():
+    assert FAMILY.example(other("ViltForQuestionAnswering")) is None
+
+
+def test_an_assistant_goes_on_from_what_another_model_keeps():
+    model = shrunken("Gemma4UnifiedAssistantForCausalLM")
+    given = example_for(FAMILY, model).kwargs
+    assert set(given["shared_kv_states"]) == {"sliding_attention", "full_attention"}
+    # What it hands back to the other model is nobody's classes, and no operation takes it.
+    heads = {head.address: head for head in find_heads(model, registry=REGISTRY)}
+    assert {"lm_head"} == {address for address, head in heads.items() if head.corroborated}
+    surgery.replace_head(model, 7, registry=REGISTRY)
+    assert (model.lm_head.out_features, model.post_projection.out_features) == (7, 3840)
 
 
 def test_what_detects_is_left_to_the_graph():
