@@ -12,7 +12,14 @@ import torch
 from surgery import tree
 from surgery.claims import holds_parameters
 from surgery.errors import AddressError, ClaimContradictedError, PluginError, SurgeryError
-from surgery.families.applied import attribute, example_for, heads_for, stages_for, stem_for
+from surgery.families.applied import (
+    attribute,
+    blocks_for,
+    example_for,
+    heads_for,
+    stages_for,
+    stem_for,
+)
 from surgery.families.family import Family, contradicted, overlaps
 from surgery.families.registry import Registry, check_registry
 from surgery.graph.record import record_graph
@@ -37,8 +44,9 @@ def check_family(
     Each model is built on the ``meta`` device where its constructor allows, so that no weight is
     made. Then the claim must find the family; its example must run; the claimed heads must be
     there and be what the graph shows, all of them and no other; stem and stages must exist, be
-    disjoint, be run in that order and, with the heads, hold every parameter; and the attributes
-    of ``sync`` must equal the number of classes. Every head claim must hold in some model.
+    disjoint, be run in that order and, with the heads, hold every parameter; so must blocks, but
+    for the order and what goes with the heads; and the attributes of ``sync`` must equal the
+    number of classes. Every head claim must hold in some model.
 
     Args:
         family: the family to check.
@@ -156,6 +164,7 @@ def _check_model(family: Family, name: str, model: nn.Module, registry: Registry
         held = _check_heads(family, name, model, example, registry)
         if family.stem or family.stages:
             _check_places(family, name, model, example)
+        _check_blocks(family, name, model)
     except PluginError:
         raise
     except SurgeryError as error:
@@ -234,21 +243,7 @@ def _check_places(family: Family, name: str, model: nn.Module, example: Example 
             found="None",
             fix="example=(2, 3, 224, 224)",
         )
-    places = [(label, address) for label, addresses in steps for address in addresses]
-    for label, address in places:
-        try:
-            tree.get(model, address)
-        except AddressError as error:
-            raise contradicted(
-                family, f"{name}: {error}", expected=f"{address!r} ({label})"
-            ) from error
-    places += [("heads", claim.address) for claim in heads_for(family, model)]
-    for (label, address), (other_label, other) in overlaps(places):
-        raise contradicted(
-            family,
-            f"{name}: {address!r} ({label}) and {other!r} ({other_label}) overlap",
-            expected="each part of the model in one place only",
-        )
+    places = _check_disjoint(family, name, model, steps)
     for entry in tree.index(model).of_kind("parameter"):
         if not any(_inside(found, place) for found in entry.addresses for _, place in places):
             raise contradicted(
@@ -264,6 +259,34 @@ def _check_places(family: Family, name: str, model: nn.Module, example: Example 
             f"{name}: {stem[0]} reads what other layers made",
             expected=f"the input reaches {stem[0]!r} (stem) first",
         )
+
+
+def _check_blocks(family: Family, name: str, model: nn.Module) -> None:
+    """Blocks exist, and are disjoint."""
+    blocks = enumerate(blocks_for(family, model))
+    _check_disjoint(family, name, model, [(f"blocks[{i}]", block) for i, block in blocks])
+
+
+def _check_disjoint(
+    family: Family, name: str, model: nn.Module, steps: Iterable[tuple[str, tuple[str, ...]]]
+) -> list[tuple[str, str]]:
+    """What each part holds, and the heads: all there, and nothing twice."""
+    places = [(label, address) for label, addresses in steps for address in addresses]
+    for label, address in places:
+        try:
+            tree.get(model, address)
+        except AddressError as error:
+            raise contradicted(
+                family, f"{name}: {error}", expected=f"{address!r} ({label})"
+            ) from error
+    places += [("heads", claim.address) for claim in heads_for(family, model)]
+    for (label, address), (other_label, other) in overlaps(places):
+        raise contradicted(
+            family,
+            f"{name}: {address!r} ({label}) and {other!r} ({other_label}) overlap",
+            expected="each part of the model in one place only",
+        )
+    return places
 
 
 def _check_order(

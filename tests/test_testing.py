@@ -94,6 +94,8 @@ def test_a_good_family_passes_and_says_what_was_checked():
         ({"stages": (("early",), ("late",))}, "scale is in none of them"),
         ({"stages": (("early",), ("late", "scale"), ("more",))}, "more"),
         ({"stages": lambda model: (("early",), ("early", "late", "scale"))}, "overlap"),
+        ({"blocks": (("early",), ("gone",))}, "blocks[1]"),
+        ({"blocks": lambda model: (("early",), ("early",))}, "overlap"),
         ({"stem": ("late", "stem"), "stages": (("early",), ("scale",))}, "late reads what other"),
         ({"sync": ("classes",)}, "classes is None"),
         ({"sync": ("stem.in_features",)}, "stem.in_features is 8"),

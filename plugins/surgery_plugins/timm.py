@@ -7,20 +7,17 @@ its class alone, the graph does.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any
 
 from surgery.families import Catalog, Family, HeadClaim, hookimpl
-from surgery_plugins.places import gathered
 from surgery_plugins.timm_catalog import registered, target
+from surgery_plugins.timm_groups import blocks_of, stages_of
 
 if TYPE_CHECKING:
     from torch import nn
 
     from surgery.families.family import Stages, Stem
     from surgery.graph.example import Example
-
-GROUPS = "timm.models._manipulate:group_parameters"
 
 
 def config(model: Any) -> Mapping[str, Any]:
@@ -75,19 +72,9 @@ def channels(model: nn.Module, usual: int) -> int:
 
 
 def groups(model: Any) -> Stages:
-    """The groups of parameters that timm makes, in order and without the classifiers."""
-    if not hasattr(model, "group_matcher"):
-        return ()
-    found = resolve_name(GROUPS)(model, model.group_matcher(coarse=True))
-    without = tuple(f"{claim.address}." for claim in heads(model))
-    kept = [
-        [name for name in names if not name.startswith(without)]
-        for _, names in sorted(found.items())
-    ]
-    # Some of its patterns leave out the stem.
-    known = {name for names in found.values() for name in names}
-    kept.insert(0, [name for name, _ in model.named_parameters() if name not in known])
-    return gathered(model, kept, *named(model, "first_conv")[:1])
+    """The groups of parameters that timm makes of whole stages, without the classifiers."""
+    first = next(iter(named(model, "first_conv")), "")
+    return stages_of(model, tuple(claim.address for claim in heads(model)), first)
 
 
 def stem(model: nn.Module) -> Stem:
@@ -100,6 +87,11 @@ def stages(model: nn.Module) -> Stages:
     return groups(model)[1:]
 
 
+def blocks(model: nn.Module) -> Stages:
+    """The groups by which timm lets learning rates decay."""
+    return blocks_of(model, tuple(claim.address for claim in heads(model)))
+
+
 FAMILY = Family(
     name="timm",
     classes=("timm.*",),
@@ -110,6 +102,7 @@ FAMILY = Family(
     headless=headless,
     stem=stem,
     stages=stages,
+    blocks=blocks,
     catalog=Catalog(registered, target),
 )
 

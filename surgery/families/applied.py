@@ -138,16 +138,32 @@ def stages_for(family: Family, model: nn.Module) -> Stages:
         >>> stages_for(family, nn.Linear(5, 1))
         (('a',), ('b',))
     """
-    from surgery import tree
+    return _parts_for(family, "stages", model)
 
-    if not callable(family.stages):
-        return family.stages
-    stages = _call(family, "stages", family.stages, tree.unwrap(model))
-    if not isinstance(stages, tuple) or not all(
-        stage and _are_addresses(stage) for stage in stages
-    ):
-        raise _wrong(family, "stages", "a tuple with a tuple of addresses for each stage", stages)
-    return stages
+
+def blocks_for(family: Family, model: nn.Module) -> Stages:
+    """The stem and the stages of this model in smaller parts, in the order of execution.
+
+    Args:
+        family: the family that claimed the model.
+        model: the model; a wrapped one is reached through.
+
+    Returns:
+        The parts; none where the family knows no smaller ones.
+
+    Raises:
+        PluginError: the family's callable raised, or returned something else than a tuple of
+            tuples of addresses.
+
+    Example:
+        >>> from torch import nn
+        >>> from surgery.families.applied import blocks_for
+        >>> from surgery.families.family import Family
+        >>> family = Family("line", ("torch.nn.modules.linear.Linear",), blocks=(("a",), ("b",)))
+        >>> blocks_for(family, nn.Linear(5, 1))
+        (('a',), ('b',))
+    """
+    return _parts_for(family, "blocks", model)
 
 
 def stem_for(family: Family, model: nn.Module) -> Stem:
@@ -188,6 +204,17 @@ def attribute(model: object, path: str, default: Any = None) -> Any:
         if value is _MISSING:
             return default
     return value
+
+
+def _parts_for(family: Family, name: str, model: nn.Module) -> Stages:
+    from surgery import tree
+
+    parts = getattr(family, name)
+    if callable(parts):
+        parts = _call(family, name, parts, tree.unwrap(model))
+        if not isinstance(parts, tuple) or not all(part and _are_addresses(part) for part in parts):
+            raise _wrong(family, name, "a tuple with a tuple of addresses for each", parts)
+    return cast("Stages", parts)
 
 
 def _are_addresses(value: object) -> bool:

@@ -145,6 +145,8 @@ class Family:
         stem: addresses of the part before the first stage, the layer that takes the input first;
             or a callable from the model to that.
             Stem, stages and heads together hold every parameter, and none twice.
+        blocks: stem and stages in smaller parts, one for each block, for learning rates that
+            differ from block to block; what is in none goes with the heads. Or such a callable.
         sync: paths of attributes that must equal the number of classes, ``config.num_labels``.
         resize: for models that are made for one size of images: a callable from the model and the
             new height and width to what follows, in the values of ``surgery.families.resizing``
@@ -181,6 +183,7 @@ class Family:
     notes: tuple[str, ...] = ()
     stages: Stages | Callable[[nn.Module], Stages] = ()
     stem: Stem | Callable[[nn.Module], Stem] = ()
+    blocks: Stages | Callable[[nn.Module], Stages] = ()
     sync: tuple[str, ...] = ()
     resize: Resize | None = None
     renames: Mapping[str, Rules] = field(default_factory=dict, hash=False)
@@ -310,15 +313,17 @@ class Family:
                 self.background,
                 "background='__background__'",
             )
-        places = [("heads", head.address) for head in claims]
+        layers = [("heads", head.address) for head in claims]
+        places = list(layers)
         if not callable(self.stem):
             stem = self._check_strings("stem", self.stem, "conv1")
             places += [("stem", address) for address in stem]
-        if not callable(self.stages):
-            places += [("stages", address) for stage in self._checked_stages() for address in stage]
-        for name, address in places:
+        places += self._checked_parts("stages")
+        # They are the stem and the stages once more.
+        blocks = layers + self._checked_parts("blocks")
+        for name, address in places + blocks:
             _check_address(address, f"Family({self.name!r}).{name}")
-        for (name, address), (other_name, other) in overlaps(places):
+        for (name, address), (other_name, other) in (*overlaps(places), *overlaps(blocks)):
             raise self._wrong(
                 name,
                 f"{address!r} ({name}) and {other!r} ({other_name}) overlap",
@@ -327,21 +332,19 @@ class Family:
                 f"leave {other!r} out of one of them",
             )
 
-    def _checked_stages(self) -> Stages:
-        if not isinstance(self.stages, tuple):
-            raise self._wrong(
-                "stages",
-                "stages has a wrong type",
-                "a tuple with a tuple of addresses for each stage, or a callable",
-                self.stages,
-                "stages=(('layer1',), ('layer2',))",
-            )
-        for stage in self.stages:
-            if not self._check_strings("stages", stage, "layer1"):
-                raise self._wrong(
-                    "stages", "a stage is empty", "at least one address", "()", "leave it out"
-                )
-        return self.stages
+    def _checked_parts(self, name: str) -> list[tuple[str, str]]:
+        parts = getattr(self, name)
+        if callable(parts):
+            return []
+        if not isinstance(parts, tuple):
+            expected = "a tuple with a tuple of addresses for each, or a callable"
+            fix = f"{name}=(('layer1',), ('layer2',))"
+            raise self._wrong(name, f"{name} has a wrong type", expected, parts, fix)
+        for part in parts:
+            if not self._check_strings(name, part, "layer1"):
+                what = f"one of the {name} is empty"
+                raise self._wrong(name, what, "at least one address", "()", "leave it out")
+        return [(name, address) for part in parts for address in part]
 
     def _checked_mapping(self, name: str, value: object) -> dict[str, Any]:
         """A copy, so that the caller's dict may go on changing."""

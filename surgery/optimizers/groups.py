@@ -14,7 +14,7 @@ from surgery import tree
 from surgery.errors import ArgumentError
 from surgery.families.registry import Registry
 from surgery.operations.selection import select
-from surgery.optimizers.stages import Stage, stages_of
+from surgery.optimizers.stages import Layers, Stage, stages_of
 from surgery.patterns import Patterns
 from surgery.shown import Shown
 
@@ -41,7 +41,7 @@ def parameter_groups(
     no_weight_decay: Patterns = (),
     decay_vectors: bool = False,
     frozen: bool = False,
-    layers: int | None = None,
+    layers: Layers = None,
     example: Any = None,
     registry: Registry | None = None,
 ) -> Groups:
@@ -64,7 +64,8 @@ def parameter_groups(
         decay_vectors: let biases and vectors have weight decay too.
         frozen: take in parameters with ``requires_grad`` off, so that what is unfrozen later is in
             its group already; an optimizer passes over them until they have a gradient.
-        layers: divide the depth of the graph into this many stages, whatever the family says.
+        layers: divide the depth of the graph into this many stages, whatever the family says; or
+            ``"blocks"``: each block that the family knows is a stage.
         example: for recording: the arguments of one forward pass, if they are needed.
         registry: the plugins to ask; those installed, if left out.
 

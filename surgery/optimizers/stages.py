@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 from torch import nn
 
@@ -14,12 +14,15 @@ from surgery.families.registry import Registry, in_force
 from surgery.graph.graph import Graph
 from surgery.graph.record import record_graph
 from surgery.graph.walk import mixing
-from surgery.operations.known_stages import known_stages
+from surgery.operations.known_stages import known_blocks, known_stages
 from surgery.patterns import prefixes
 from surgery.recording import resolve_example
 
 # Into how many parts the depth of a graph is divided where nobody says.
 LAYERS = 12
+_BLOCKS = "blocks"
+
+Layers: TypeAlias = "int | Literal['blocks'] | None"
 
 
 @dataclass(frozen=True)
@@ -40,52 +43,74 @@ class Stage:
 def stages_of(
     model: nn.Module,
     *,
-    layers: int | None = None,
+    layers: Layers = None,
     example: Any = None,
     registry: Registry | None = None,
 ) -> tuple[tuple[Stage, ...], tuple[str, ...]]:
     """The stages of a model, the first one first, and notes.
 
     The family's stem and stages, and what follows them (the heads) as the last one. Without a
-    family, or where ``layers`` is given: by depth in the recorded graph, the number of layers
+    family, or where ``layers`` is a number: by depth in the recorded graph, the number of layers
     with weights that lie in front of each.
 
     Args:
         model: any module.
-        layers: into how many stages the depth is divided; given, no family is asked.
+        layers: into how many stages the depth is divided, whatever the family says; ``"blocks"``
+            for a stage of each block that the family knows.
         example: for recording.
         registry: the plugins to ask.
 
     Raises:
-        ArgumentError: no number of layers.
+        ArgumentError: no number of layers, or no plugin knows the blocks.
         RecordError: there is no family with stages, and the model cannot be recorded.
     """
+    known = in_force(registry)
+    if layers == _BLOCKS:
+        blocks = known_blocks(model, known)
+        if not blocks:
+            raise _unknown_blocks(model, known)
+        return _by_family(model, [(block[0], block) for block in blocks]), ()
     if layers is not None and (type(layers) is not int or layers < 1):
         raise ArgumentError(
             "this is no number of layers",
             where="layers",
-            expected="a whole number above zero, or None for the family's stages",
+            expected="a whole number above zero, 'blocks', or None for the family's stages",
             found=repr(layers),
             fix=f"surgery.parameter_groups(model, lr=1e-3, layer_decay=0.75, layers={LAYERS})",
         )
-    known = in_force(registry)
     found = known_stages(model, known) if layers is None else None
     if found is None:
         return _by_depth(model, layers or LAYERS, example, registry)
     named = [("stem", found.stem), *((stage[0], stage) for stage in found.stages)]
+    return _by_family(model, named), ()
+
+
+def _unknown_blocks(model: nn.Module, known: Registry) -> ArgumentError:
+    family = known.claim(model)
+    return ArgumentError(
+        "no plugin knows the blocks of this model",
+        where="layers='blocks'",
+        expected="a family that says of which blocks its stages are made",
+        found="no family" if family is None else f"family {family.name!r}, which does not",
+        fix=f"layers={LAYERS} divides the depth of the graph; leave layers out for the family's "
+        "stages",
+    )
+
+
+def _by_family(model: nn.Module, named: list[tuple[str, tuple[str, ...]]]) -> tuple[Stage, ...]:
+    """The parts that a family names, and what is in none of them as the last."""
     places = {part: number for number, (_, parts) in enumerate(named) for part in parts}
     held: list[list[str]] = [[] for _ in range(len(named) + 1)]
     for entry in tree.index(model).of_kind("parameter"):
         # What several stages share belongs to the first that uses it.
         first = [places[p] for a in entry.addresses for p in prefixes(a) if p in places]
         held[min(first, default=len(named))].append(entry.address)
-    named.append(("head", tuple(held[-1])))
-    stages = [
+    rest = tuple(held[-1])
+    return tuple(
         Stage(name, tuple(inside), parts)
-        for (name, parts), inside in zip(named, held, strict=True)
+        for (name, parts), inside in zip([*named, ("head", rest)], held, strict=True)
         if inside
-    ]
-    return tuple(stages), ()
+    )
 
 
 def _by_depth(

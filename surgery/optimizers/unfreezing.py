@@ -13,7 +13,7 @@ from surgery.errors import ArgumentError, PlanError
 from surgery.families.registry import Registry
 from surgery.operations.freezing import freeze, unfreeze
 from surgery.operations.plan import Outcome
-from surgery.optimizers.stages import stages_of
+from surgery.optimizers.stages import Layers, stages_of
 from surgery.patterns import prefixes
 from surgery.shown import Shown
 
@@ -157,7 +157,7 @@ def unfreezing(
     every: int = 1,
     *,
     epochs: Mapping[str, int] | None = None,
-    layers: int | None = None,
+    layers: Layers = None,
     example: Any = None,
     registry: Registry | None = None,
 ) -> Unfreezing:
@@ -167,7 +167,8 @@ def unfreezing(
         model: any module.
         every: how many epochs each stage trains before the one in front of it begins.
         epochs: for stages by name: the first epoch in which they train, instead.
-        layers: divide the depth of the graph into this many stages, whatever the family says.
+        layers: divide the depth of the graph into this many stages, whatever the family says; or
+            ``"blocks"``: each block that the family knows is a stage.
         example: for recording: the arguments of one forward pass, if they are needed.
         registry: the plugins to ask; those installed, if left out.
 

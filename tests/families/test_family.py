@@ -15,7 +15,7 @@ from torch import nn
 import surgery
 from surgery.errors import ClaimContradictedError, NoHeadError, PluginError
 from surgery.families import Family, HeadClaim, HeadKind, WeightReader
-from surgery.families.applied import attribute, example_for, is_headless, stages_for
+from surgery.families.applied import attribute, blocks_for, example_for, is_headless, stages_for
 from surgery.families.family import contradicted, overlaps
 from surgery.families.registry import Registry
 from surgery.graph.example import Example
@@ -73,6 +73,9 @@ class Net(nn.Module):
         ("stages", (("a", "a"),), "stands twice"),
         ("stages", (("a",), ("a.b",)), "overlap"),
         ("stages", (("",),), "''"),
+        ("blocks", ("layer1",), "'layer1'"),
+        ("blocks", (("a",), ("a.b",)), "overlap"),
+        ("blocks", (("a",), ("a",)), "overlap"),
         ("stem", ("block1",), "overlap"),
         ("stem", "conv1", "'conv1'"),
         ("sync", ("a..b",), "'a..b'"),
@@ -244,6 +247,16 @@ def test_stages_may_be_a_callable():
     for wrong in (["a"], ("a",), ((),), (("a", 1),)):
         with pytest.raises(PluginError, match="its stages returned"):
             stages_for(Family("f", ("a.B",), stages=lambda model, x=wrong: x), Net())
+
+
+def test_blocks_are_the_stages_once_more_in_smaller_parts():
+    blocks = (("block1.0",), ("block1.1",))
+    family = Family(**{**GOOD, "blocks": blocks})
+    assert blocks_for(family, Net()) == blocks
+    assert blocks_for(Family("f", ("a.B",), blocks=lambda model: blocks), Net()) == blocks
+    assert blocks_for(Family(**GOOD), Net()) == ()
+    with pytest.raises(PluginError, match="its blocks returned"):
+        blocks_for(Family("f", ("a.B",), blocks=lambda model: ["a"]), Net())
 
 
 def test_attribute_reads_through_containers():

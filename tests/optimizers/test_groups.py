@@ -20,6 +20,7 @@ import surgery
 from surgery.errors import ArgumentError
 from surgery.families import Family, HeadClaim
 from surgery.families.registry import Registry
+from surgery.operations.attached import Headed
 from tests.optimizers.training import NONE, batches, network, train
 from tests.strategies import HEADED, Hostile, module_trees
 
@@ -114,6 +115,46 @@ def test_stages_are_the_family_s(wrapped: bool):
     }
     assert placed(groups).keys() == {id(each) for each in model.parameters()}
     assert all(name in dict(model.named_parameters()) for g in groups for name in g["param_names"])
+
+
+def test_blocks_are_finer_than_stages_and_the_rest_goes_with_the_head():
+    family = Family(
+        "net",
+        ("torch.nn.modules.container.Sequential",),
+        stem=("0", "1"),
+        stages=(("3",),),
+        blocks=(("0",), ("1",), ("3.weight",)),
+        heads=(HeadClaim("4"),),
+    )
+    registry = Registry.of(family)
+    for model in (network(), nn.DataParallel(network()), Headed(network(), nn.Linear(5, 3), "")):
+        groups = surgery.parameter_groups(
+            model, lr=1.0, layer_decay=0.5, layers="blocks", registry=registry
+        )
+        assert placed(groups).keys() == {id(each) for each in model.parameters()}
+        rates = {
+            name.removeprefix("backbone."): group["lr"]
+            for group in groups
+            for name in group["param_names"]
+        }
+        expected = {"0.weight": 0.125, "0.bias": 0.125, "1.weight": 0.25, "1.bias": 0.25}
+        expected |= {"3.weight": 0.5, "3.bias": 1.0, "4.weight": 1.0, "4.bias": 1.0}
+        assert expected.items() <= rates.items()
+
+
+@pytest.mark.parametrize("registry", [NONE, Registry.of(RESNET)], ids=["no-plugin", "no-blocks"])
+def test_blocks_that_nobody_knows_are_refused(registry: Registry):
+    with torch.device("meta"):
+        model = torchvision.models.resnet18()
+    for asked in (
+        lambda: surgery.parameter_groups(
+            model, lr=1.0, layer_decay=0.5, layers="blocks", registry=registry
+        ),
+        lambda: surgery.unfreezing(model, layers="blocks", registry=registry),
+    ):
+        with pytest.raises(ArgumentError, match="no plugin knows the blocks") as error:
+            asked()
+        assert "layers=12" in str(error.value.fix)
 
 
 def test_rates_equal_those_of_the_field():
@@ -223,6 +264,7 @@ def test_parameters_that_no_recording_uses_are_last_and_said():
         ({"lr": 0.1, "layer_decay": 1.5}, "layer_decay"),
         ({"layer_decay": 0.5}, "layer_decay without lr"),
         ({"lr": 0.1, "layer_decay": 0.5, "layers": 0}, "layers"),
+        ({"lr": 0.1, "layer_decay": 0.5, "layers": "block"}, "layers"),
         ({"no_weight_decay": "nowhere"}, "no_weight_decay='nowhere'"),
     ],
     ids=itertools.count(),

@@ -11,7 +11,7 @@ from surgery_plugins import timm_catalog as catalog
 from torch import nn
 
 import surgery
-from surgery.errors import NoHeadError
+from surgery.errors import ArgumentError, NoHeadError
 from surgery.families.applied import example_for, heads_for, stages_for, stem_for
 from surgery.families.registry import Registry
 from surgery.heads import find_heads
@@ -19,6 +19,7 @@ from surgery.operations.target import resolve_target
 from surgery.testing import check_family
 
 timm = pytest.importorskip("timm")
+layer_decay = pytest.importorskip("timm.optim").param_groups_layer_decay
 FAMILY = plugin.FAMILY
 REGISTRY = Registry.of(FAMILY)
 
@@ -162,6 +163,55 @@ def test_a_layer_of_ones_own_is_found_though_the_model_says_that_it_has_no_class
 def test_stem_and_stages_are_the_groups_that_timm_makes(name: str, stem: tuple, stages: tuple):
     model = build(name)
     assert (stem_for(FAMILY, model), stages_for(FAMILY, model)) == (stem, stages)
+
+
+# Where blocks are finer than stages, where they are not, and where a norm goes with the head.
+BLOCKS = (
+    *("swin_tiny_patch4_window7_224", "convnext_tiny", "resnet50", "efficientnet_b0", "levit_128s"),
+    *("vit_tiny_patch16_224", "deit_tiny_distilled_patch16_224", "beit_base_patch16_224"),
+    *("maxvit_tiny_tf_224", "hrnet_w18_small", "regnety_002", "mobilenetv3_small_050"),
+)
+
+
+@pytest.mark.parametrize("classes", [7, 0])
+@pytest.mark.parametrize("name", BLOCKS)
+def test_learning_rates_by_blocks_are_those_of_timm(name: str, classes: int):
+    model = build(name, num_classes=classes)
+    without = model.no_weight_decay() if hasattr(model, "no_weight_decay") else ()
+    theirs = {
+        id(each): (group["lr_scale"], group["weight_decay"])
+        for group in layer_decay(
+            model, weight_decay=0.05, no_weight_decay_list=without, layer_decay=0.65
+        )
+        for each in group["params"]
+    }
+    ours = surgery.parameter_groups(
+        model, lr=1.0, layer_decay=0.65, weight_decay=0.05, layers="blocks", registry=REGISTRY
+    )
+    placed = [(id(p), (g["lr"], g["weight_decay"])) for g in ours for p in g["params"]]
+    assert len(placed) == len(theirs)
+    assert dict(placed) == theirs
+
+
+def test_blocks_train_one_after_the_other():
+    model = build("convnext_atto")
+    plan = surgery.unfreezing(model, layers="blocks", registry=REGISTRY)
+    names = [phase.name for phase in plan.phases]
+    assert names[:3] == ["stem", "stages.0.blocks.0", "stages.0.blocks.1"]
+    assert names[-2:] == ["stages.3.blocks.1", "head"]
+    for epoch, trains in ((0, {"head"}), (1, {"head", "stages.3.blocks.1"})):
+        plan.apply(model, epoch, registry=REGISTRY)
+        assert all(
+            p.requires_grad is any(name.startswith(part) for part in trains)
+            for name, p in model.named_parameters()
+        )
+
+
+def test_where_timm_makes_one_group_there_are_no_blocks():
+    with pytest.raises(ArgumentError, match="no plugin knows the blocks"):
+        surgery.parameter_groups(
+            build("poolformer_s12"), lr=1.0, layer_decay=0.5, layers="blocks", registry=REGISTRY
+        )
 
 
 def test_a_name_of_the_catalog_is_built_with_options():
