@@ -26,7 +26,7 @@ _OF_TRAINING = ("train", "training")
 
 
 def copies_of(averages: object) -> list[nn.Module]:
-    """The averaged models, out of what averages them.
+    """The averaged models, out of what averages them, each once.
 
     Args:
         averages: one average or several: a module that keeps its copy as ``module``, an object
@@ -36,7 +36,7 @@ def copies_of(averages: object) -> list[nn.Module]:
         ArgumentError: something that holds no module.
     """
     listed = averages if isinstance(averages, list | tuple) else (averages,)
-    return [_copy_of(each) for each in listed]
+    return list(dict.fromkeys(map(_copy_of, listed)))
 
 
 def _copy_of(average: object) -> nn.Module:

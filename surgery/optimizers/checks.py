@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+
 from torch.optim import Optimizer
 
 from surgery import tree
@@ -94,8 +96,8 @@ def check_groups(lists: Lists) -> None:
     where: dict[int, int] = {}
     for number, tensors in enumerate(lists.tensors):
         for tensor in tensors:
-            other = where.setdefault(id(tensor), number)
-            if other != number or sum(tensor is each for each in tensors) > 1:
+            other = where.get(id(tensor))
+            if other is not None:
                 raise ArgumentError(
                     "a parameter stands twice in the groups of this optimizer",
                     where=f"optimizer.param_groups[{number}]",
@@ -103,6 +105,7 @@ def check_groups(lists: Lists) -> None:
                     found=f"one of shape {list(tensor.shape)} in groups {other} and {number}",
                     fix="surgery.parameter_groups(model) makes groups without that",
                 )
+            where[id(tensor)] = number
 
 
 def check_group(group: object, number: int) -> None:
@@ -204,6 +207,23 @@ def check_order(optimizer: Optimizer, operated: Operated, lost: set[int]) -> Non
                 found="an earlier operation that was left out",
                 fix="surgery.follow(optimizer, outcome) with its outcome first",
             )
+
+
+def later_ones(optimizer: Optimizer, operated: Operated, held: Mapping[int, int]) -> Iterator[str]:
+    """The operations after one that replaced what an optimizer holds, and that it did not follow.
+
+    Args:
+        optimizer: the optimizer.
+        operated: the operation that it followed, or followed back.
+        held: by ``id`` what it holds.
+    """
+    for entry in history.standing():
+        keeper = entry.keeper()
+        if keeper is None or keeper.over or memory_of(optimizer, keeper) is not None:
+            continue
+        after = operated.entry is not None and entry.serial > operated.entry.serial
+        if after and not held.keys().isdisjoint(map(id, keeper.old.values())):
+            yield entry.title
 
 
 def _is_in_the_way(other: Operated, operated: Operated) -> bool:

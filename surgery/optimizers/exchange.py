@@ -56,11 +56,13 @@ class Exchange:
         gone: those that are no longer there, by ``id``.
         come: those that are there now, by ``id``, in the order of the steps.
         refilled: those that stayed and got other values, by ``id``, each with its address.
+        moved: those that are at another address now, by ``id``: from where, and to where.
     """
 
     gone: dict[int, Gone] = field(default_factory=dict)
     come: dict[int, Come] = field(default_factory=dict)
     refilled: dict[int, tuple[torch.Tensor, str]] = field(default_factory=dict)
+    moved: dict[int, tuple[str, str]] = field(default_factory=dict)
 
     def back(self) -> Exchange:
         """What undoing it does."""
@@ -71,7 +73,8 @@ class Exchange:
             before = None if taker is None else taker.tensor
             come[key] = Come(each.tensor, each.address, each.part, each.address, before)
         gone = {k: Gone(c.tensor, c.address, c.part) for k, c in self.come.items()}
-        return Exchange(gone, come, dict(self.refilled))
+        moved = {key: (after, before) for key, (before, after) in self.moved.items()}
+        return Exchange(gone, come, dict(self.refilled), moved)
 
 
 def exchange_of(outcome: Outcome) -> Exchange:
@@ -87,6 +90,7 @@ def exchange_of(outcome: Outcome) -> Exchange:
         for address, tensor in old.items():
             if id(tensor) not in stays:
                 found.gone.setdefault(id(tensor), Gone(tensor, address, part))
+        found.moved.update(_moved(old, new))
         left = {id(tensor) for tensor in old.values()}
         for address, tensor in new.items():
             if id(tensor) not in left:
@@ -95,8 +99,19 @@ def exchange_of(outcome: Outcome) -> Exchange:
                 found.come.setdefault(id(tensor), coming)
     for key in found.gone.keys() & found.come.keys():
         # It moved from one place to another.
+        found.moved[key] = found.gone[key].address, found.come[key].address
         del found.gone[key], found.come[key]
     return found
+
+
+def _moved(
+    old: dict[str, torch.Tensor], new: dict[str, torch.Tensor]
+) -> Iterator[tuple[int, tuple[str, str]]]:
+    """What one step put to another address."""
+    to = {id(tensor): address for address, tensor in reversed(new.items())}
+    for address, tensor in old.items():
+        if new.get(address) is not tensor and id(tensor) in to:
+            yield id(tensor), (address, to[id(tensor)])
 
 
 def _old(outcome: Outcome, step: Step) -> Iterator[tuple[str, torch.Tensor]]:

@@ -26,13 +26,14 @@ from surgery.optimizers.checks import (
     check_order,
     check_outcome,
     is_undone,
+    later_ones,
 )
 from surgery.optimizers.exchange import Come, Exchange, exchange_of
 from surgery.optimizers.followed import Followed, Moved, StateNow
 from surgery.optimizers.keepers import Keepers, State, States
 from surgery.optimizers.memory import Memory
 from surgery.optimizers.places import Lists, Placing, placed
-from surgery.optimizers.state import Carry, carry, step_of
+from surgery.optimizers.state import Carry, carry, carry_gradient, step_of
 from surgery.optimizers.zero import goes_by_others, is_kept_alike, zero_of
 
 # Optimizers whose step takes a whole matrix at once, whatever the shape of their state.
@@ -58,8 +59,9 @@ def follow(
     step count of the tensor. Where nothing lives on, or the state is not made entry by entry, the
     parameter starts anew. The same operation is done to averaged copies.
 
-    Call it between two steps, after each operation in turn, and again after ``outcome.undo()``:
-    then what the operation concerned is as it was when it was followed. Learning-rate schedulers
+    Call it right after each operation, in turn, and again after ``outcome.undo()``: then what the
+    operation concerned is as it was when it was followed. Gradients that are being accumulated go
+    along with entries that live on one for one. Learning-rate schedulers
     and a ``GradScaler`` know the optimizer and its groups, which stay the same objects. Either all
     of it happens or nothing. Of several optimizers on one model, let each follow.
 
@@ -104,7 +106,8 @@ def follow(
     now = Lists.of(optimizer)
     check_groups(now)
     check_group(group, len(now.tensors))
-    copies = copies_of(averages)
+    known = memories.averages_of_others(optimizer, operated)
+    copies = [each for each in copies_of(averages) if id(each) not in known]
     back = is_undone(operated)
     remembered = memories.memory_of(optimizer, operated)
     meant = _meant(outcome, now, remembered, back)
@@ -150,7 +153,7 @@ def _meant(outcome: Outcome, now: Lists, remembered: Memory | None, back: bool) 
 def _really(exchange: Exchange, index: tree.Index) -> Exchange:
     """Less what the model still holds elsewhere: a tie that ended."""
     gone = {k: each for k, each in exchange.gone.items() if k not in index.tensors}
-    return Exchange(gone, exchange.come, exchange.refilled)
+    return replace(exchange, gone=gone)
 
 
 def _check_concerned(now: Lists, exchange: Exchange, index: tree.Index, outcome: Outcome) -> None:
@@ -187,6 +190,7 @@ class _Following:
         """Follow an operation."""
         states: dict[int, States] = {}
         moved = list(self._moved(states))
+        gradients = list(self._gradients())
         concerned = self._concerned()
         before = [(each, self.keepers.states(each)) for each in concerned]
         title = self.outcome.plan.title
@@ -197,11 +201,22 @@ class _Following:
         try:
             self._change({id(each): each for each in concerned}, states)
             memories.remember(self.optimizer, self.operated, memory)
+            for tensor, gradient in gradients:
+                tensor.grad = gradient
         except BaseException:
             if done:
                 done[0].undo()
             raise
         return self._followed(moved, done, undone=False)
+
+    def _gradients(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """What was accumulated before, for the parameters that go on with it."""
+        after = self.placing.lists.where()
+        for key, come in self.exchange.come.items():
+            if key in after and come.before is not None and come.carried is not None:
+                gradient = carry_gradient(come.before, come.tensor, come.carried)
+                if gradient is not None:
+                    yield come.tensor, gradient
 
     def go_back(self, memory: Memory | None) -> Followed:
         """Follow an operation that was undone."""
@@ -362,10 +377,12 @@ class _Following:
         if not moved:
             yield "nothing in the optimizer had to change"
         entries = list(self.index.of_kind("parameter"))
+        later = list(later_ones(self.optimizer, self.operated, after))
+        yield from (f"{title} was done since, and is to be followed next" for title in later)
         outside = [
             entry.address
             for entry in entries
-            if entry.tensor.requires_grad and id(entry.tensor) not in after
+            if entry.tensor.requires_grad and id(entry.tensor) not in after and not later
         ]
         if outside:
             yield (
@@ -386,8 +403,11 @@ class _Following:
             )
         held = {id(entry.tensor) for entry in entries}
         strange = after.keys() - held
-        if strange and held & after.keys():
-            yield f"{len(strange)} parameters of the optimizer are not in this model, and stay"
+        if strange and held & after.keys() and not later:
+            yield (
+                f"{len(strange)} parameters of the optimizer are not in this model, and stay: they "
+                "are of another, or of an operation before this one that was not followed"
+            )
         for number, tensors in enumerate(self.placing.lists.tensors):
             if not tensors and self.now.tensors[number]:
                 yield f"group {number} is empty now, and stays for schedulers that count groups"

@@ -53,7 +53,7 @@ def parameter_groups(
     found by depth in the recorded graph.
 
     Biases and other vectors go without weight decay, as is usual, and so does what the model
-    itself lists in a method ``no_weight_decay()``.
+    itself lists as ``no_weight_decay``, a method in most.
 
     Args:
         model: any module, wrapped or not; it stays as it is.
@@ -122,6 +122,8 @@ def parameter_groups(
                 if layer_decay is not None:
                     group |= {"stage": stage.name, "scale": scale}
                 groups.append(group)
+    if not groups and not frozen and any(True for _ in model.parameters()):
+        notes = (*notes, "every parameter is frozen: frozen=True takes them in")
     return Groups(groups, notes)
 
 
@@ -134,8 +136,7 @@ def _without_decay(
 ) -> set[str]:
     """The first addresses of parameters that go without weight decay."""
     chosen = select(model, patterns, "no_weight_decay", registry=registry)
-    listing = getattr(tree.unwrap(model), "no_weight_decay", None)
-    own = [str(each) for each in listing()] if callable(listing) else []
+    own = _listed_by(tree.unwrap(model))
     return {
         entry.address
         for entry in entries
@@ -143,6 +144,22 @@ def _without_decay(
         or (not decay_vectors and _is_vector(entry.tensor, entry.address))
         or any(fnmatch(address, each) for address in entry.addresses for each in own)
     }
+
+
+def _listed_by(model: nn.Module) -> list[str]:
+    """What the model itself says goes without weight decay, by a method or as it stands."""
+    listing = getattr(model, "no_weight_decay", ())
+    try:
+        names = listing() if callable(listing) else listing
+        return [names] if isinstance(names, str) else [str(each) for each in names or ()]
+    except Exception as error:  # the model's own code: anything can come out
+        raise ArgumentError(
+            "the model does not say what goes without weight decay",
+            where=f"{type(model).__name__}.no_weight_decay",
+            expected="names of parameters, or a method without arguments that returns them",
+            found=f"{type(error).__name__}: {error}",
+            fix="model.no_weight_decay = lambda: {'pos_embed'}",
+        ) from error
 
 
 def _is_vector(tensor: torch.Tensor, address: str) -> bool:

@@ -62,8 +62,18 @@ def memories_of(optimizer: Optimizer) -> Iterator[tuple[Operated, Memory]]:
 
 def held_by_others(optimizer: Optimizer, operated: Operated) -> set[int]:
     """By ``id`` what other optimizers hold that followed the same operation."""
+    return {key for each in _others(optimizer, operated) for key in each.after.where()}
+
+
+def averages_of_others(optimizer: Optimizer, operated: Operated) -> set[int]:
+    """By ``id`` the averaged copies that others brought along to the same operation."""
+    followed = _others(optimizer, operated)
+    return {id(done.model) for memory in followed for done in memory.averages}
+
+
+def _others(optimizer: Optimizer, operated: Operated) -> list[Memory]:
     followed = [memory_of(each, operated) for each in _remembered if each is not optimizer]
-    return {key for memory in followed if memory is not None for key in memory.after.where()}
+    return [memory for memory in followed if memory is not None]
 
 
 def remember(optimizer: Optimizer, operated: Operated, memory: Memory) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -105,6 +106,7 @@ def placed(
     ends: dict[int, list[Come]] = {}
     model = _Held(where, exchange, index)
     held = {id(tensor): tensor for tensors in now.tensors for tensor in tensors}
+    naming = _Naming(now, exchange, index)
     for key, come in exchange.come.items():
         if key in where:
             placing.groups[key] = where[key]
@@ -125,7 +127,7 @@ def placed(
             placing.reasons[key] = reason
             if group is not None:
                 ends.setdefault(group, []).append(come)
-    placing.lists = _rewritten(now, exchange, ahead, behind, ends)
+    placing.lists = _rewritten(now, exchange, ahead, behind, ends, naming)
     return placing
 
 
@@ -135,26 +137,56 @@ def _rewritten(
     ahead: Mapping[int, list[Come]],
     behind: Mapping[int, list[Come]],
     ends: Mapping[int, list[Come]],
+    naming: _Naming,
 ) -> Lists:
     made = Lists([], [])
     for number, tensors in enumerate(now.tensors):
-        names: Sequence[str] = now.names[number] if now.names else [""] * len(tensors)
         rows: list[tuple[torch.Tensor, str]] = []
-        for tensor, name in zip(tensors, names, strict=True):
+        for tensor in tensors:
             key = id(tensor)
-            rows += _rows(ahead.get(key, ()))
+            rows += map(naming.row, ahead.get(key, ()))
             if key not in exchange.gone:
-                rows.append((tensor, name))
-            rows += _rows(behind.get(key, ()))
-        rows += _rows(ends.get(number, ()))
+                rows.append((tensor, naming.of_held(key)))
+            rows += map(naming.row, behind.get(key, ()))
+        rows += map(naming.row, ends.get(number, ()))
         made.tensors.append([tensor for tensor, _ in rows])
         if now.names:
             made.names.append([name for _, name in rows])
     return made
 
 
-def _rows(come: Iterable[Come]) -> list[tuple[torch.Tensor, str]]:
-    return [(each.tensor, each.address) for each in come]
+class _Naming:
+    """How groups spell the names of parameters: those of a wrapped model have something in front.
+
+    A parameter that takes the place of another has its name. Any other has its address, spelled
+    as those of the rest are.
+    """
+
+    def __init__(self, now: Lists, exchange: Exchange, index: tree.Index) -> None:
+        self.moved = exchange.moved
+        self.names = {
+            id(tensor): name
+            for tensors, names in zip(now.tensors, now.names, strict=False)
+            for tensor, name in zip(tensors, names, strict=True)
+        }
+        found = Counter(
+            name.removesuffix(address)
+            for entry in index.of_kind("parameter")
+            for address in entry.addresses
+            if f".{(name := self.names.get(id(entry.tensor), ''))}".endswith(f".{address}")
+        )
+        self.before = max(found, key=found.__getitem__, default="")
+
+    def of_held(self, key: int) -> str:
+        """The name of a parameter that stays."""
+        name = self.names.get(key, "")
+        old, new = self.moved.get(key, ("", ""))
+        return self.before + new if old and name == self.before + old else name
+
+    def row(self, come: Come) -> tuple[torch.Tensor, str]:
+        """A parameter that comes, with its name."""
+        name = self.names.get(id(come.before), self.before + come.address)
+        return come.tensor, name
 
 
 @dataclass(frozen=True, eq=False)

@@ -77,6 +77,26 @@ def carry(
     return Carry(made, (kept, len(carried.sources)), reason, step_of(made))
 
 
+def carry_gradient(old: torch.Tensor, new: torch.Tensor, carried: Carried) -> torch.Tensor | None:
+    """What a gradient that is being accumulated is worth to the parameter that takes the place.
+
+    Args:
+        old: the old parameter.
+        new: the new one.
+        carried: which entries live on.
+
+    Returns:
+        The gradient for the new one, zero in its new entries; None where there is none, or where
+        entries live on mixed or scaled, so that their gradients would be others.
+    """
+    gradient = old.grad
+    if gradient is None or new.grad is not None or not new.requires_grad:
+        return None
+    if gradient.layout != torch.strided or not _is_whole(carried):
+        return None
+    return carried_tensor(gradient, carried, new, 0.0)
+
+
 def _is_whole(carried: Carried) -> bool:
     """Whether every entry that lives on has the values of a single one."""
     factors = carried.factors

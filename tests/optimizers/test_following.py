@@ -329,6 +329,46 @@ def test_an_optimizer_made_between_follows_back():
     train(model, optimizer, batches(1))
 
 
+@pytest.mark.parametrize("before", ["", "module.", "_orig_mod.module."])
+def test_names_stay_spelled_as_they_were(before: str):
+    model = network()
+    named = [(before + name, each) for name, each in model.named_parameters()]
+    optimizer = torch.optim.AdamW(named)
+    first = OPERATIONS["more"](model)
+    surgery.follow(optimizer, first)
+    for operation in ("added", "wrapped", "deeper"):
+        surgery.follow(optimizer, OPERATIONS[operation](model))
+    places = {before + name: each for name, each in model.named_parameters()}
+    group = optimizer.param_groups[0]
+    assert dict(zip(group["param_names"], group["params"], strict=True)) == places
+
+
+def test_a_name_of_one_s_own_goes_with_its_place():
+    model = network()
+    optimizer = torch.optim.SGD([*model[:4].named_parameters(), *model[4].named_parameters()], 0.1)
+    names = list(optimizer.param_groups[0]["param_names"])
+    assert names[-2:] == ["weight", "bias"]
+    surgery.follow(optimizer, OPERATIONS["other"](model))
+    assert optimizer.param_groups[0]["param_names"] == names
+
+
+def test_of_two_operations_the_second_is_named_until_it_is_followed():
+    model, optimizer = trained()
+    first, second = OPERATIONS["more"](model), OPERATIONS["other"](model)
+    (note,) = surgery.follow(optimizer, first).notes
+    assert "replace_head('4': 6) was done since" in note
+    assert surgery.follow(optimizer, second).notes == ()
+
+
+def test_what_an_operation_left_behind_that_nobody_followed_is_said():
+    model, optimizer = trained()
+    OPERATIONS["more"](model).commit()
+    outside, strange = surgery.follow(optimizer, OPERATIONS["other"](model)).notes
+    assert "4.weight, 4.bias" in outside
+    assert strange.startswith("2 parameters of the optimizer are not in this model")
+    assert "not followed" in strange
+
+
 def test_a_donor_loses_what_moved_away():
     donor, model = network(seed=3), network()
     optimizer = torch.optim.SGD(donor.parameters(), lr=0.1, momentum=0.9)

@@ -107,6 +107,53 @@ def test_what_was_replaced_comes_back_also_after_training(making: Making):
     train(model, optimizer, batches(1))
 
 
+@pytest.mark.parametrize("making", ELEMENTWISE, ids=lambda making: making.name)
+def test_gradients_that_are_being_accumulated_go_along(making: Making):
+    whole = network().double()
+    stopped = copy.deepcopy(whole)
+    data = [(images.double(), labels) for images, labels in batches(6)]
+    for model in (whole, stopped):
+        optimizer = making.make(model.parameters())
+        for number, (images, labels) in enumerate(data):
+            if model is stopped and number == 3:
+                surgery.follow(optimizer, more_classes(model))
+            nn.functional.cross_entropy(model(images)[:, :5], labels).backward()
+            if number % 2:
+                optimizer.step()
+                optimizer.zero_grad()
+    for one, two in zip(whole.parameters(), stopped.parameters(), strict=True):
+        torch.testing.assert_close(two[: len(one)], one, rtol=1e-9, atol=1e-10)
+
+
+def test_gradients_of_what_is_mixed_or_frozen_or_new_do_not_go_along():
+    for keep, frozen in (({0: [1, 2]}, False), ({0: 1}, True), (None, False)):
+        model, data = network(), batches(1)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        nn.functional.cross_entropy(model(data[0][0]), data[0][1]).backward()
+        model[4].requires_grad_(not frozen)
+        outcome = surgery.replace_head(
+            model, 3, keep=keep, heads="4", example=torch.zeros(2, 8), registry=NONE
+        )
+        model[4].requires_grad_(not frozen)
+        surgery.follow(optimizer, outcome)
+        assert model[4].weight.grad is None
+
+
+def test_a_gradient_of_one_s_own_stays_and_undoing_finds_the_old_one():
+    model, ((images, _),) = network(), batches(1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    model(images).sum().backward()
+    old = model[4].weight.grad
+    outcome = more_classes(model)
+    model[4].weight.grad = mine = torch.ones_like(model[4].weight)
+    surgery.follow(optimizer, outcome)
+    assert model[4].weight.grad is mine
+    assert model[4].bias.grad.tolist() == [6, 6, 6, 6, 6, 0, 0]
+    outcome.undo()
+    surgery.follow(optimizer, outcome)
+    assert model[4].weight.grad is old
+
+
 def test_states_of_untouched_parameters_are_the_same_objects():
     model = network()
     optimizer = torch.optim.AdamW(model.parameters())
@@ -355,6 +402,22 @@ def test_averages_of_adapted_inputs_are_the_adapted_average():
     outcome = surgery.adapt_input(model, in_channels=1, registry=NONE)
     surgery.follow(optimizer, outcome, averages=[averaged])
     torch.testing.assert_close(averaged.module[0].weight, expected[0].weight)
+
+
+def test_an_average_that_is_handed_over_twice_changes_once():
+    model = network()
+    both = [torch.optim.SGD(each.parameters(), lr=0.1) for each in (model[:4], model[4])]
+    averaged = AveragedModel(model)
+    outcome = more_classes(model)
+    done = [surgery.follow(each, outcome, averages=[averaged, averaged]) for each in both]
+    assert [len(each.averages) for each in done] == [1, 0]
+    assert averaged.module[4].weight.shape == (7, 16)
+    averaged.update_parameters(model)
+    outcome.undo()
+    for each in both:
+        surgery.follow(each, outcome)
+    assert averaged.module[4].weight.shape == (5, 16)
+    averaged.update_parameters(model)
 
 
 def test_the_averages_of_a_library_go_on():

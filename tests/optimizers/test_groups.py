@@ -203,6 +203,37 @@ def test_what_the_model_or_the_caller_lists_goes_without_decay():
     assert where[id(model.conv_proj.weight)]["weight_decay"] == 0.1
 
 
+@pytest.mark.parametrize(
+    "said",
+    [
+        ["0.weight"],
+        {"0.weight": "why"},
+        "0.weight",
+        lambda: {"0.w*"},
+        lambda: "0.weight",
+    ],
+    ids=itertools.count(),
+)
+def test_a_model_lists_what_goes_without_decay_in_one_way_or_another(said: Any):
+    model = network()
+    model.no_weight_decay = said
+    where = placed(surgery.parameter_groups(model, weight_decay=0.1, registry=NONE))
+    assert where[id(model[0].weight)]["weight_decay"] == 0
+    assert where[id(model[3].weight)]["weight_decay"] == 0.1
+
+
+def test_a_model_that_lists_nothing_or_fails_to():
+    model = network()
+    for nothing in (None, lambda: None):
+        model.no_weight_decay = nothing
+        assert len(surgery.parameter_groups(model, weight_decay=0.1, registry=NONE)) == 2
+    for wrong in (lambda name: [name], True, lambda: 3):
+        model.no_weight_decay = wrong
+        with pytest.raises(ArgumentError, match="does not say") as error:
+            surgery.parameter_groups(model, weight_decay=0.1, registry=NONE)
+        assert error.value.where == "Sequential.no_weight_decay"
+
+
 OPTIMIZERS = [
     lambda groups: torch.optim.SGD(groups, lr=0.1, momentum=0.9),
     torch.optim.Adam,
@@ -240,6 +271,11 @@ def test_frozen_parameters_are_left_out_or_taken_in():
     surgery.freeze(model, ["0", "1"], registry=NONE)
     assert len(placed(surgery.parameter_groups(model, registry=NONE))) == 4
     assert len(placed(surgery.parameter_groups(model, frozen=True, registry=NONE))) == 8
+    surgery.freeze(model, registry=NONE)
+    none = surgery.parameter_groups(model, registry=NONE)
+    assert list(none) == []
+    assert "frozen=True" in none.notes[0]
+    assert surgery.parameter_groups(nn.ReLU(), registry=NONE).notes == ()
 
 
 def test_parameters_that_no_recording_uses_are_last_and_said():
