@@ -77,6 +77,11 @@ def bounds_apart(one: Region, other: Region) -> Iterator[tuple[Bound | None, Bou
     yield from zip_longest(mine, theirs)
 
 
+def is_bound(node: Node) -> bool:
+    """Whether an operation keeps numbers within bounds that can be read from it."""
+    return name_of(node) in _READ
+
+
 def _bounds(region: Region) -> Iterator[Bound]:
     for node in region:
         if node.role != "operation" or not is_floating(node.outputs[0].dtype):

@@ -120,13 +120,18 @@ def gist(nodes: Iterable[Node]) -> tuple[str, ...]:
     return tuple(found)
 
 
-def wording(nodes: Iterable[Node]) -> Hashable:
-    """The names and settings of operations, equal for those that compute the same."""
+def wording(nodes: Iterable[Node], digits: int = 11) -> Hashable:
+    """The names and settings of operations, equal for those that compute the same.
+
+    Args:
+        nodes: the operations.
+        digits: how many of a number say something.
+    """
+
+    def rounded(value: Any) -> str:
+        return f"{value:.{digits}g}" if isinstance(value, float) else repr(value)
+
     return tuple(
-        (name_of(node), tuple((name, _rounded(plain(v))) for name, v in settings_of(node).items()))
+        (name_of(node), tuple((name, rounded(plain(v))) for name, v in settings_of(node).items()))
         for node in nodes
     )
-
-
-def _rounded(value: Any) -> str:
-    return f"{value:.11g}" if isinstance(value, float) else repr(value)

@@ -19,11 +19,12 @@ from surgery.operations.content import Content
 from surgery.operations.converted import check_coverage
 from surgery.operations.correspondence import Correspondence
 from surgery.operations.donors import Donor, Gift, check_readable
+from surgery.operations.evidence import Proof
 from surgery.operations.journal import Journal
 from surgery.operations.mapping import Pair
 from surgery.operations.meeting import cut, parted
 from surgery.operations.plan import Step
-from surgery.operations.proof import Proof, prove
+from surgery.operations.proof import prove
 from surgery.operations.seams import common_part
 from surgery.operations.settings import setting_steps
 from surgery.operations.sharing import apart, check_ties
@@ -31,6 +32,8 @@ from surgery.operations.tables import ROUNDED, TABLE, remedy
 from surgery.operations.writes import makers
 
 _SHOWN = 8
+_HIDDEN = "this example does not show it"
+_UNTOLD = "whether this example shows it could not be told"
 # Settings that decide where a layer looks.
 _SPATIAL = frozenset({"stride", "padding", "dilation", "kernel_size", "groups", "dim", "shifts"})
 # Those, and what one operation may say in several ways: over which axes, and whether they stay.
@@ -187,9 +190,22 @@ def _notes(found: Correspondence, proof: Proof) -> Iterable[str]:
     yield from proof.beyond[:_SHOWN]
     if len(proof.beyond) > _SHOWN:
         yield f"not compared, and different: {len(proof.beyond) - _SHOWN} operations more"
+    yield from _unfelt(proof)
     yield from apart(found)
     for side, left in (("donor", found.donor_only), ("recipient", found.recipient_only)):
         yield from (f"not aligned, of the {side}: {each}" for each in left)
+
+
+def _unfelt(proof: Proof) -> Iterator[str]:
+    """Operations that only one model has, and of which what was compared says nothing."""
+    for found, why in ((proof.unfelt, _HIDDEN), (proof.untold, _UNTOLD)):
+        alike: dict[tuple[int, str], list[str]] = {}
+        for each in found:
+            alike.setdefault((each.side, each.told), []).append(each.module or "the model")
+        for (side, told), modules in alike.items():
+            more = f"; and {len(modules) - 1} more like this" if len(modules) > 1 else ""
+            name = ("donor", "recipient")[side]
+            yield f"{why}, and only the {name} has it: {modules[0]} {told}{more}"
 
 
 def _one_in_single(each: Distinction) -> bool:

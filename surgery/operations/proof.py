@@ -11,19 +11,21 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import astuple, dataclass, replace
+from dataclasses import astuple, replace
 from functools import partial
-from typing import TypeAlias
+from typing import NamedTuple
 
 import torch
 from torch import nn
 
 from surgery.graph.align import Alignment
 from surgery.graph.example import Example
+from surgery.graph.extras import Extra, extras
 from surgery.graph.quiet import quiet
 from surgery.graph.skeleton import Skeleton, build_skeleton, is_floating
 from surgery.operations.align import Twins
 from surgery.operations.correspondence import Correspondence
+from surgery.operations.evidence import CAST, ROUNDING, Gap, Proof
 from surgery.operations.influence import activations, silent
 from surgery.operations.meeting import met, watched
 from surgery.operations.planting import Planting
@@ -46,132 +48,12 @@ from surgery.operations.trial import (
     workplace,
 )
 from surgery.operations.uncompared import beyond, last_of, reached, returned
+from surgery.operations.unfelt import Pass, unfelt
 
 _SEED = 2147483659
-# How much of what they are compared with differences may be: rounding, and nothing else.
-_ROUNDING = {torch.float64: 1e-9, torch.float32: 1e-4}
-# The same where code casts to single precision on the way, and goes on in double.
-_CAST = 1e-5
-# How much of the outputs has to follow the input, that they say something.
-_ALIVE = 1e-5
 # How much an input is changed to see whether rounding alone would explain a difference.
 _NUDGE = 1e-12
 _REFUSALS = (OutOfStepError, RuntimeError, ValueError, AssertionError)
-
-
-@dataclass(frozen=True)
-class Gap:
-    """How far apart the numbers of two models are.
-
-    Attributes:
-        difference: the largest between two numbers.
-        scale: the largest of the donor's numbers.
-        change: how far the donor's move: with another input, or, for the donor's own weights, with
-            one changed by a millionth of a millionth; zero where that was not looked at.
-    """
-
-    difference: float
-    scale: float
-    change: float = 0.0
-
-    @property
-    def finite(self) -> bool:
-        """Whether all are numbers."""
-        return math.isfinite(self.difference) and math.isfinite(self.scale)
-
-    @property
-    def alive(self) -> bool:
-        """Whether they follow the input."""
-        return self.finite and self.change > _ALIVE * self.scale
-
-    @property
-    def chaotic(self) -> bool:
-        """Whether a change by rounding alone moves them by as much."""
-        return self.difference <= 100 * self.change
-
-    def __str__(self) -> str:
-        return (
-            f"largest difference {self.difference:.2g} where the largest value is {self.scale:.2g}"
-        )
-
-
-@dataclass(frozen=True)
-class Proof:
-    """What came out of two models with the same weights.
-
-    Attributes:
-        own: with the donor's own weights.
-        random: with random ones.
-        dtype: what it was computed in.
-        compared: the outputs that were compared, and, where the models differ further on, the
-            modules.
-        common: whether these are results in the middle of the models, where their common part
-            ends.
-        silent: the donor's tensors that have no say in what was compared: that these are where
-            they belong is what the graphs say, and no output.
-        seams: where both models went on with one value, for what leads there is not the same.
-        beyond: what was not compared and differs between the two.
-        cast: whether the code of a model casts double precision down as it runs, or a table that
-            only one of them has the inverse of was rounded to single.
-    """
-
-    own: Gap
-    random: Gap
-    dtype: torch.dtype
-    compared: tuple[str, ...]
-    common: bool
-    silent: tuple[str, ...] | None = ()
-    seams: tuple[str, ...] = ()
-    beyond: tuple[str, ...] = ()
-    cast: bool = False
-
-    @property
-    def single(self) -> bool:
-        """Whether numbers are equal within the rounding of single precision only."""
-        if self.dtype is not torch.float64:
-            return True
-        return self.cast and not self._equal(_ROUNDING[self.dtype])
-
-    @property
-    def alive(self) -> bool:
-        """Whether what was compared follows the input at all."""
-        return self.random.alive
-
-    @property
-    def unproven(self) -> str:
-        """Why the numbers say nothing, whether they are equal or not; empty where they do."""
-        if not self.own.finite:
-            return "with the donor's own weights there come out values that are no numbers"
-        if not self.random.finite:
-            return "with random weights the signal grows beyond all numbers"
-        return "" if self.alive else "the signal dies: what comes out hardly follows the input"
-
-    @property
-    def holds(self) -> bool:
-        """Whether the numbers are equal within rounding, and would not be in a wrong place."""
-        rounding = _ROUNDING[self.dtype]
-        equal = self._equal(rounding) or (self.cast and self._equal(max(rounding, _CAST)))
-        return not self.unproven and equal
-
-    def _equal(self, rounding: float) -> bool:
-        same = self.random.difference <= rounding * self.random.change
-        close = self.own.difference <= rounding * self.own.scale
-        return same and (close or self.own.chaotic)
-
-    def __str__(self) -> str:
-        name = str(self.dtype).removeprefix("torch.")
-        what = ", ".join(self.compared[:4]) + (", ..." if len(self.compared) > 4 else "")
-        where = f"in the middle ({what})" if self.common else what
-        text = f"{self.own}, in {name}, of {where}; with random weights {self.random}"
-        if not self.alive:
-            return f"{text}, which hardly follow the input and prove nothing"
-        if self.holds and self.cast and self.single and self.dtype is torch.float64:
-            return (
-                f"{text}; a model casts to single precision or has a table in it: it rounds as much"
-            )
-        if self.holds and self.own.difference > _ROUNDING[self.dtype] * self.own.scale:
-            return f"{text}; the donor's own outputs move as much by rounding alone"
-        return text
 
 
 def prove(
@@ -228,9 +110,22 @@ def _proof(
     return _Trial(twins, correspondence, alignment, prepare, plain, dtype).proof()
 
 
-# How to find the donor's numbers among its results, the recipient's name of them, its numbers, and
-# which region of the common part they are from.
-_Pair: TypeAlias = tuple[Callable[[Results], torch.Tensor], str, torch.Tensor, int]
+class _Pair(NamedTuple):
+    """Numbers of both models that are to be the same.
+
+    Attributes:
+        theirs: finds the donor's among its results.
+        ours: finds the recipient's among its results.
+        name: the recipient's name of them.
+        numbers: the recipient's, in the donor's layout.
+        region: which part of what is common they are from.
+    """
+
+    theirs: Callable[[Results], torch.Tensor]
+    ours: Callable[[Results], torch.Tensor]
+    name: str
+    numbers: torch.Tensor
+    region: int
 
 
 class _Trial:
@@ -254,6 +149,7 @@ class _Trial:
         self.watched = watched(alignment, common.cells) if self.planting is None else []
         self.generator = torch.Generator().manual_seed(_SEED)
         self.silent: tuple[str, ...] | None = ()
+        self.unfelt, self.untold = list[Extra](), list[Extra]()
         self.cast = any(each.name == ROUNDED for each in correspondence.differences)
         # The nodes of both whose results are compared.
         self.nodes: tuple[set[int], set[int]] = set(), set()
@@ -272,25 +168,38 @@ class _Trial:
                 break
         seams = self.planting.titles if self.planting is not None else ()
         return Proof(
-            *(gap, random, self.dtype, names, common, self.silent, seams, self.beyond()), self.cast
+            gap,
+            random,
+            self.dtype,
+            names,
+            common,
+            self.silent,
+            seams,
+            self.beyond(),
+            self.cast,
+            tuple(self.unfelt),
+            tuple(self.untold),
         )
 
-    def beyond(self) -> tuple[str, ...]:
-        """What was not compared, and differs."""
+    def covered(self) -> tuple[set[int], set[int]]:
+        """The nodes of both that lead to what is compared."""
         begun, planting = (frozenset[int](), frozenset[int]()), self.planting
         if planting is not None:
             begun = planting.cut | planting.own.keys(), frozenset(planting.given)
             self.nodes[0].update(planting.own.values())
-        covered = (
+        return (
             reached(self.twins.graphs[0], self.nodes[0], begun[0]),
             reached(self.twins.graphs[1], self.nodes[1], begun[1]),
         )
+
+    def beyond(self) -> tuple[str, ...]:
+        """What was not compared, and differs."""
         found = self.correspondence
         listed = (
             {each.address for each in found.donor_only},
             {each.address for each in found.recipient_only},
         )
-        return beyond(self.alignment, covered, listed)
+        return beyond(self.alignment, self.covered(), listed)
 
     def note(self, donor: int | None, recipient: int | None) -> None:
         """Keep which nodes are compared."""
@@ -335,8 +244,10 @@ class _Trial:
             random=random,
         )
         if random and gap.alive:
-            self.listen(donor, inputs[0], [of for of, _, _, _ in pairs], first)
-        return gap, tuple(name for _, name, _, _ in pairs), common
+            if gap.difference <= max(ROUNDING[self.dtype], CAST) * gap.change:
+                self.weigh((donor, recipient), inputs, pairs, first)
+            self.listen(donor, inputs[0], [pair.theirs for pair in pairs], first)
+        return gap, tuple(pair.name for pair in pairs), common
 
     def execution(self, donor: Skeleton, example: Example, *, settling: bool = False) -> Stepping:
         """What runs the donor."""
@@ -356,18 +267,56 @@ class _Trial:
         """
         regions: dict[int, list[_Pair]] = {}
         for pair in pairs:
-            regions.setdefault(pair[3], []).append(pair)
+            regions.setdefault(pair.region, []).append(pair)
         gaps = {}
         for region, those in regions.items():
-            difference = _worst([(of(first), two) for of, _, two, _ in those])
-            gaps[region] = Gap(difference, max(_largest(of(first)) for of, _, _, _ in those))
-        rounding = _ROUNDING[self.dtype]
+            difference = _worst([(pair.theirs(first), pair.numbers) for pair in those])
+            gaps[region] = Gap(difference, max(_largest(pair.theirs(first)) for pair in those))
+        rounding = ROUNDING[self.dtype]
         if random or any(g.finite and g.difference > rounding * g.scale for g in gaps.values()):
             second = again()
             for region, those in regions.items():
-                moved = _worst([(of(first), of(second)) for of, _, _, _ in those])
+                moved = _worst([(pair.theirs(first), pair.theirs(second)) for pair in those])
                 gaps[region] = replace(gaps[region], change=moved)
         return max(gaps.values(), key=lambda gap: _badness(gap, rounding, random=random))
+
+    def weigh(
+        self,
+        skeletons: tuple[Skeleton, Skeleton],
+        examples: tuple[Example, Example],
+        pairs: list[_Pair],
+        first: Results,
+    ) -> None:
+        """Find the operations of one model alone that nothing of what was compared depends on."""
+        planting, graphs, covered = self.planting, self.twins.graphs, self.covered()
+        every = [each for each in extras(self.alignment) if each.exit in covered[each.side]]
+
+        def steps(side: int) -> Steps:
+            if planting is None:
+                return Steps(graphs[side], ())
+            given = planting.of_recipient(first.nodes) if side else None
+            return given or planting.of_donor(examples[0])
+
+        def chosen(results: Results, side: int) -> list[torch.Tensor]:
+            return [(pair.ours if side else pair.theirs)(results) for pair in pairs]
+
+        rounding = max(ROUNDING[self.dtype], CAST if self.cast else 0)
+        self.unfelt, self.untold = [], []
+        for side, names in enumerate(zip(*self.watched, strict=True) if self.watched else ((), ())):
+            room = activations(graphs[side]) <= free_memory(self.device) // 3
+            model = Pass(
+                skeletons[side],
+                graphs[side],
+                examples[side],
+                names,
+                partial(chosen, side=side),
+                partial(steps, side),
+                rounding,
+                room,
+            )
+            found, open_ = unfelt(model, [each for each in every if each.side == side])
+            self.unfelt += found
+            self.untold += open_
 
     def listen(
         self,
@@ -402,8 +351,9 @@ class _Trial:
         cells = self.common.cells
         regions = regions_of(self.alignment, self.common)
         found = list(met(self.alignment, cells, first.outputs, second.outputs))
-        pairs: list[_Pair] = [
-            (_output(path), name, two, regions[cell]) for path, name, two, cell in found
+        pairs = [
+            _Pair(_output(path), _output(name), name, two, regions[cell])
+            for path, name, two, cell in found
         ]
         one, other = self.twins.graphs
         for path, name, _, _ in found:
@@ -414,7 +364,13 @@ class _Trial:
                 if end.cell not in done:
                     self.note(end.donor, end.recipient)
             return pairs + [
-                (_node(there), name, _laid(first.nodes[there], second.nodes[here]), regions[cell])
+                _Pair(
+                    _node(there),
+                    _node(here),
+                    name,
+                    _laid(first.nodes[there], second.nodes[here]),
+                    regions[cell],
+                )
                 for there, here, name, cell in map(astuple, self.planting.ends)
                 if cell not in done
             ], not pairs
@@ -423,7 +379,13 @@ class _Trial:
         for there, here in self.watched:
             self.note(last_of(one, there), last_of(other, here))
         return [
-            (_module(there), here, _laid(first.modules[there], second.modules[here]), -1)
+            _Pair(
+                _module(there),
+                _module(here),
+                here,
+                _laid(first.modules[there], second.modules[here]),
+                -1,
+            )
             for there, here in self.watched
             if there in first.modules and here in second.modules
         ], True

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, TypeAlias
 
 import torch
@@ -45,6 +45,22 @@ class Steps:
         # By ``id`` of what was noted: where the slopes of its numbers begin.
         self.edges: dict[int, GradientEdge] = {}
         self.waiting: dict[int, tuple[int, torch.Tensor]] = {}
+        self.entries: dict[int, list[tuple[int, int]]] = {}
+        self.entered: dict[int, torch.Tensor] = {}
+        self.left_out: frozenset[int] = frozenset()
+
+    def around(self, spans: Mapping[int, tuple[int, int]], left_out: Collection[int] = ()) -> None:
+        """Note what goes into operations and what comes out; leave some of them out.
+
+        Args:
+            spans: by node whose result goes on, the node that reads what goes in, and which of
+                its inputs that is. The results are noted in ``seen``, what goes in in ``entered``.
+            left_out: of these nodes, those in the place of whose result goes on what went in.
+        """
+        for number, (first, place) in spans.items():
+            self.entries.setdefault(first, []).append((place, number))
+        self.noted |= spans.keys()
+        self.left_out = frozenset(left_out)
 
     def before(self, call: Call) -> None:
         """Look at results that get read: what autograd knows of them, it knows by now."""
@@ -53,6 +69,9 @@ class Steps:
             if held is tensor:
                 del self.waiting[id(tensor)]
                 self._traced(number, tensor)
+        if self.entries and packet(call.known.name) not in MOVES and self.at < len(self.ahead):
+            for place, number in self.entries.get(self.ahead[self.at].index, ()):
+                self.entered[number] = call.given[place].detach().clone()
 
     def after(self, call: Call, result: Any) -> Any:
         """Note the result of an operation, or put another in its place.
@@ -71,8 +90,10 @@ class Steps:
         if number in self.planted:
             result = _put(call, result, self.planted[number](self.seen))
         if number in self.noted or number in self.planted:
+            self.seen[number] = results(result)[0].detach().clone()
+            if number in self.left_out:
+                result = _put(call, result, self.entered[number])
             first = results(result)[0]
-            self.seen[number] = first.detach().clone()
             self.waiting[id(first)] = number, first
         return result
 

@@ -1,0 +1,185 @@
+"""Operations in the same place of two graphs that only one of them has, in its spelling.
+
+They may be the same, written another way: an activation by its name or step by step. Whether they
+are is for outputs to say, and whether outputs can say it is found out by leaving them out.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from difflib import SequenceMatcher
+
+from surgery.graph.align import Alignment
+from surgery.graph.aten import packet
+from surgery.graph.bounds import is_bound
+from surgery.graph.graph import Graph, Node, Ref
+from surgery.graph.identities import passes_on
+from surgery.graph.pieces import MOVES
+from surgery.graph.recorder import UPDATED
+from surgery.graph.regions import Region, regions
+from surgery.graph.skeleton import is_floating
+from surgery.graph.spelling import Word, spelled
+from surgery.graph.wording import wording
+
+# What makes a tensor out of no numbers, and what puts numbers where they are to be.
+_MADE = ("new_", "empty", "zero", "ones", "fill", "full", "arange")
+_PUT = frozenset({"copy", "index_put", "scatter", "slice_scatter"})
+
+
+@dataclass(frozen=True)
+class Extra:
+    """Operations that one model has and the other has not, or has in other words.
+
+    Attributes:
+        side: 0 for the first of two graphs, 1 for the second.
+        module: the address of the module that they ran in.
+        nodes: their numbers, in order of execution.
+        entry: the first of them that reads what goes in, and which of its inputs that is.
+        told: what they do, for people.
+    """
+
+    side: int
+    module: str
+    nodes: tuple[int, ...]
+    entry: tuple[int, int]
+    told: str
+
+    @property
+    def exit(self) -> int:
+        """The operation whose result goes on."""
+        return self.nodes[-1]
+
+
+def extras(alignment: Alignment) -> Iterator[Extra]:
+    """What only one of two graphs has between aligned cells.
+
+    Args:
+        alignment: of the graphs.
+
+    Returns:
+        Operations with one way in and one way out, each once. Bounds are left out: those have
+        names and numbers, and are told by them.
+
+    Example:
+        >>> import torch, surgery
+        >>> from torch import nn
+        >>> from surgery.graph.align import alignments
+        >>> from surgery.graph.reduce import canonical
+        >>> models = [nn.Linear(3, 3), nn.Sequential(nn.Linear(3, 3), nn.Softsign())]
+        >>> x = torch.zeros(1, 3)
+        >>> sides = (canonical(surgery.record(each, x, train=False)) for each in models)
+        >>> [(each.module, each.told) for each in extras(next(alignments(*sides)))]
+        [('1', 'abs() then add(other=1, alpha=1) then div()')]
+    """
+    graphs = alignment.one.graph, alignment.other.graph
+    seen: set[tuple[int, int]] = set()
+    for pair in regions(alignment):
+        words = [_words(graph, region) for graph, region in zip(graphs, pair, strict=True)]
+        said = [list(map(_key, side)) for side in words]
+        if said[0] == said[1]:
+            continue
+        changes = SequenceMatcher(a=said[0], b=said[1], autojunk=False).get_opcodes()
+        for side, graph in enumerate(graphs):
+            spans = [(c[3], c[4]) if side else (c[1], c[2]) for c in changes if c[0] != "equal"]
+            alone = [word for start, stop in spans for word in words[side][start:stop]]
+            for each in _grouped(graph, alone, side):
+                if (side, each.exit) not in seen:
+                    seen.add((side, each.exit))
+                    yield each
+
+
+def _words(graph: Graph, region: Region) -> tuple[Word, ...]:
+    """What is done in a region that changes numbers of the input or of a parameter."""
+    return spelled(graph, (n.index for n in region if _says(n) and _given_back(graph, n) is None))
+
+
+def _key(word: Word) -> Hashable:
+    """Equal for what computes the same; code writes some numbers in single precision."""
+    return wording(word.nodes, digits=6) if len(word.nodes) == 1 else ((word.name, ()),)
+
+
+def _says(node: Node) -> bool:
+    name = packet(node.operation)
+    if node.role != "operation" or name.startswith(_MADE) or name.endswith("_like"):
+        return False
+    floating = is_floating(node.outputs[0].dtype)
+    return floating and (node.depends_on_input or bool(node.parameters))
+
+
+def _given_back(graph: Graph, node: Node) -> Ref | None:
+    """What an operation gives back number for number, whatever its form; None for something else.
+
+    What was written somewhere is what is read there.
+    """
+    if node.role != "operation" or not node.inputs:
+        return None
+    name = packet(node.operation)
+    if node.operation == UPDATED or name.rstrip("_") in _PUT:
+        return node.inputs[-1]
+    if name in MOVES or name.rstrip("_") in MOVES:
+        return node.inputs[0]
+    if name == "cat":
+        filled = [ref for ref in node.inputs if math.prod(graph.spec(ref).shape)]
+        return filled[0] if len(filled) == 1 else None
+    return node.inputs[0] if passes_on(node, graph.spec(node.inputs[0]).shape) else None
+
+
+def _grouped(graph: Graph, alone: Sequence[Word], side: int) -> Iterator[Extra]:
+    """Those that lead to each other as one, where there is one way in and one way out."""
+    groups: list[list[Word]] = []
+    for word in alone:
+        origins = {_origin(graph, ref).index for node in word.nodes for ref in node.inputs}
+        into = [group for group in groups if origins & _numbers(group)]
+        groups = [group for group in groups if group not in into]
+        groups.append([*(each for group in into for each in group), word])
+    for group in groups:
+        group.sort(key=lambda word: word.nodes[0].index)
+        found = [_extra(graph, group, side)]
+        if found == [None]:
+            found = [_extra(graph, [word], side) for word in group]
+        for each in found:
+            if each is not None and not all(is_bound(graph.nodes[n]) for n in each.nodes):
+                yield each
+
+
+def _numbers(group: Iterable[Word]) -> set[int]:
+    return {node.index for word in group for node in word.nodes}
+
+
+def _extra(graph: Graph, group: Sequence[Word], side: int) -> Extra | None:
+    """Operations as one; None where several values go in, or several go on."""
+    numbers = _numbers(group)
+    ways: dict[int, tuple[int, int]] = {}
+    for node in (graph.nodes[number] for number in sorted(numbers)):
+        for place, ref in enumerate(node.inputs):
+            origin = _origin(graph, ref)
+            if origin.index not in numbers and (origin.depends_on_input or origin.parameters):
+                ways.setdefault(origin.index, (node.index, place))
+    last = max(numbers)
+    onward = any(_readers(graph, number) - numbers for number in numbers - {last})
+    if len(ways) != 1 or onward:
+        return None
+    (entry,) = ways.values()
+    told = " then ".join(map(str, group))
+    return Extra(side, graph.nodes[last].module, tuple(sorted(numbers)), entry, told)
+
+
+def _origin(graph: Graph, ref: Ref) -> Node:
+    """What made the numbers that are read, behind all that only moves them."""
+    while (source := _given_back(graph, graph.nodes[ref.node])) is not None:
+        ref = source
+    return graph.nodes[ref.node]
+
+
+def _readers(graph: Graph, number: int) -> set[int]:
+    """Who reads the numbers that a node makes, behind all that only moves them."""
+    found, pending = set[int](), list(graph.users[number])
+    while pending:
+        each = pending.pop()
+        if _given_back(graph, graph.nodes[each]) is not None:
+            pending += graph.users[each]
+        else:
+            found.add(each)
+    return found
