@@ -46,18 +46,22 @@ def select(
     check_registry(registry)
     addresses = _addresses(model)
     found: set[str] = set()
+    exact: set[str] = set()
     for pattern in listed(patterns, argument):
         if isinstance(pattern, str) and pattern == HEADS:
             fits = _in_heads(model, argument, addresses, example, registry)
         elif isinstance(pattern, str) and pattern in addresses:
-            fits = _inside({pattern})
+            # There may be thousands of these: one pass for all.
+            exact.add(pattern)
+            continue
         else:
             fits = fitting(pattern, argument)
         fit = {address for address in addresses if fits(address)}
         if not fit and addresses:
             raise _nothing(pattern, argument, addresses)
         found |= fit
-    return frozenset(found)
+    inside = _inside(exact)
+    return frozenset(found.union(filter(inside, addresses) if exact else ()))
 
 
 def first_stages(

@@ -61,9 +61,9 @@ def follow(
 
     Call it right after each operation, in turn, and again after ``outcome.undo()``: then what the
     operation concerned is as it was when it was followed. Gradients that are being accumulated go
-    along with entries that live on one for one. Learning-rate schedulers
-    and a ``GradScaler`` know the optimizer and its groups, which stay the same objects. Either all
-    of it happens or nothing. Of several optimizers on one model, let each follow.
+    along with entries that live on one for one. Learning-rate schedulers and a ``GradScaler`` know
+    the optimizer and its groups, which stay the same objects. Either all of it happens or nothing.
+    Of several optimizers on one model, let each follow.
 
     Args:
         optimizer: the optimizer; it is changed in place, and so are those that it steps through.

@@ -13,6 +13,7 @@ from torch import nn
 import surgery
 from surgery.errors import ArgumentError
 from surgery.families.registry import Registry
+from surgery.operations import selection
 from surgery.operations.selection import select
 from surgery.patterns import prefixes
 from tests.operations.test_freezing import trainable
@@ -78,6 +79,18 @@ def test_every_address_names_itself(key: str):
         found = select(model, address, "patterns")
         assert found == {address, f"{address}.weight", f"{address}.bias"}
         assert all(address in prefixes(inside) for inside in found)
+
+
+def test_however_many_addresses_are_named_each_of_the_model_is_looked_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    model = nn.Sequential(*(nn.Linear(2, 2) for _ in range(30)))
+    names = [name for name, _ in model.named_parameters()]
+    asked: list[str] = []
+    monkeypatch.setattr(selection, "prefixes", lambda name: asked.append(name) or prefixes(name))
+    assert select(model, names, "patterns", registry=NONE) == set(names)
+    assert len(asked) == len(set(asked)) == 90
+    assert select(model, (), "patterns", registry=NONE) == frozenset()
 
 
 def test_an_expression_that_fits_a_part_says_that_it_must_fit_the_whole():
