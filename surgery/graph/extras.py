@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import SequenceMatcher
 
 from surgery.graph.align import Alignment
@@ -21,10 +21,11 @@ from surgery.graph.recorder import UPDATED
 from surgery.graph.regions import Region, regions
 from surgery.graph.skeleton import is_floating
 from surgery.graph.spelling import Word, spelled
-from surgery.graph.wording import wording
+from surgery.graph.wording import settings_of, wording
 
 # What makes a tensor out of no numbers, and what puts numbers where they are to be.
 _MADE = ("new_", "empty", "zero", "ones", "fill", "full", "arange")
+_NUMBERS = frozenset({"other", "alpha", "value"})
 _PUT = frozenset({"copy", "index_put", "scatter", "slice_scatter"})
 
 
@@ -38,6 +39,7 @@ class Extra:
         nodes: their numbers, in order of execution.
         entry: the first of them that reads what goes in, and which of its inputs that is.
         told: what they do, for people.
+        instead: where both have the one operation with another number, that of the other graph.
     """
 
     side: int
@@ -45,6 +47,7 @@ class Extra:
     nodes: tuple[int, ...]
     entry: tuple[int, int]
     told: str
+    instead: Node | None = None
 
     @property
     def exit(self) -> int:
@@ -75,19 +78,45 @@ def extras(alignment: Alignment) -> Iterator[Extra]:
     """
     graphs = alignment.one.graph, alignment.other.graph
     seen: set[tuple[int, int]] = set()
-    for pair in regions(alignment):
-        words = [_words(graph, region) for graph, region in zip(graphs, pair, strict=True)]
+    for lying in regions(alignment):
+        words = [_words(graph, region) for graph, region in zip(graphs, lying, strict=True)]
         said = [list(map(_key, side)) for side in words]
         if said[0] == said[1]:
             continue
         changes = SequenceMatcher(a=said[0], b=said[1], autojunk=False).get_opcodes()
+        alone: tuple[list[Word], list[Word]] = [], []
+        found: list[Extra] = []
+        for _, *span in (change for change in changes if change[0] != "equal"):
+            pair = words[0][span[0] : span[1]], words[1][span[2] : span[3]]
+            numbers = list(_numbered_otherwise(graphs[0], *pair))
+            found += numbers
+            for side in (0, 1) if not numbers else ():
+                alone[side].extend(pair[side])
         for side, graph in enumerate(graphs):
-            spans = [(c[3], c[4]) if side else (c[1], c[2]) for c in changes if c[0] != "equal"]
-            alone = [word for start, stop in spans for word in words[side][start:stop]]
-            for each in _grouped(graph, alone, side):
-                if (side, each.exit) not in seen:
-                    seen.add((side, each.exit))
-                    yield each
+            found += _grouped(graph, alone[side], side)
+        for each in found:
+            if (each.side, each.exit) not in seen:
+                seen.add((each.side, each.exit))
+                yield each
+
+
+def _numbered_otherwise(
+    graph: Graph, one: Sequence[Word], other: Sequence[Word]
+) -> Iterator[Extra]:
+    """The first graph's operations, where the second has the same with other numbers."""
+    if [word.name for word in one] != [word.name for word in other]:
+        return
+    pairs = [(a.nodes[0], b.nodes[0]) for a, b in zip(one, other, strict=True)]
+    settings = [(settings_of(a), settings_of(b)) for a, b in pairs]
+    for mine, theirs in settings:
+        apart = {name for name in mine.keys() | theirs.keys() if mine.get(name) != theirs.get(name)}
+        if not apart <= _NUMBERS:
+            return
+    for (_, twin), word, like in zip(pairs, one, other, strict=True):
+        found = _extra(graph, [word], 0)
+        if found is not None:
+            told = f"{word} in the donor, {like} in the recipient"
+            yield replace(found, told=told, instead=twin)
 
 
 def _words(graph: Graph, region: Region) -> tuple[Word, ...]:

@@ -197,15 +197,18 @@ def _notes(found: Correspondence, proof: Proof) -> Iterable[str]:
 
 
 def _unfelt(proof: Proof) -> Iterator[str]:
-    """Operations that only one model has, and of which what was compared says nothing."""
+    """Operations in which the two differ, and of which what was compared says nothing."""
     for found, why in ((proof.unfelt, _HIDDEN), (proof.untold, _UNTOLD)):
-        alike: dict[tuple[int, str], list[str]] = {}
+        alike: dict[tuple[str, str], list[str]] = {}
         for each in found:
-            alike.setdefault((each.side, each.told), []).append(each.module or "the model")
-        for (side, told), modules in alike.items():
+            only = f", and only the {('donor', 'recipient')[each.side]} has it"
+            key = "" if each.instead is not None else only, each.told
+            alike.setdefault(key, []).append(each.module or "the model")
+        for (only, told), modules in [*alike.items()][:_SHOWN]:
             more = f"; and {len(modules) - 1} more like this" if len(modules) > 1 else ""
-            name = ("donor", "recipient")[side]
-            yield f"{why}, and only the {name} has it: {modules[0]} {told}{more}"
+            yield f"{why}{only}: {modules[0]} {told}{more}"
+        if len(alike) > _SHOWN:
+            yield f"{why}: {len(alike) - _SHOWN} more"
 
 
 def _one_in_single(each: Distinction) -> bool:

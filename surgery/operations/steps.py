@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+import itertools
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeAlias
 
 import torch
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from surgery.graph.aten import packet
-from surgery.graph.graph import Graph
+from surgery.graph.extras import Extra
+from surgery.graph.graph import Graph, Node
 from surgery.graph.operators import Call, results
 from surgery.graph.pieces import MOVES
 from surgery.graph.recorder import UPDATED
@@ -47,20 +49,24 @@ class Steps:
         self.waiting: dict[int, tuple[int, torch.Tensor]] = {}
         self.entries: dict[int, list[tuple[int, int]]] = {}
         self.entered: dict[int, torch.Tensor] = {}
+        self.instead: dict[int, tuple[int, Node]] = {}
         self.left_out: frozenset[int] = frozenset()
 
-    def around(self, spans: Mapping[int, tuple[int, int]], left_out: Collection[int] = ()) -> None:
+    def around(self, found: Iterable[Extra], left_out: Iterable[Extra]) -> None:
         """Note what goes into operations and what comes out; leave some of them out.
 
         Args:
-            spans: by node whose result goes on, the node that reads what goes in, and which of
-                its inputs that is. The results are noted in ``seen``, what goes in in ``entered``.
-            left_out: of these nodes, those in the place of whose result goes on what went in.
+            found: their results are noted in ``seen``, and in ``entered`` what they get, or what
+                another graph's operation makes of it.
+            left_out: those of them in the place of whose result that goes on.
         """
-        for number, (first, place) in spans.items():
-            self.entries.setdefault(first, []).append((place, number))
-        self.noted |= spans.keys()
-        self.left_out = frozenset(left_out)
+        for each in found:
+            first, place = each.entry
+            self.entries.setdefault(first, []).append((place, each.exit))
+            self.noted |= {each.exit}
+            if each.instead is not None:
+                self.instead[each.exit] = place, each.instead
+        self.left_out = frozenset(each.exit for each in left_out)
 
     def before(self, call: Call) -> None:
         """Look at results that get read: what autograd knows of them, it knows by now."""
@@ -91,6 +97,9 @@ class Steps:
             result = _put(call, result, self.planted[number](self.seen))
         if number in self.noted or number in self.planted:
             self.seen[number] = results(result)[0].detach().clone()
+            if number in self.instead:
+                place, other = self.instead[number]
+                self.entered[number] = _numbered(call, place, self.entered[number], other)
             if number in self.left_out:
                 result = _put(call, result, self.entered[number])
             first = results(result)[0]
@@ -111,6 +120,19 @@ class Steps:
             tensor.register_hook(torch.zeros_like)  # type: ignore[no-untyped-call]
         else:
             self.edges[id(self.seen[number])] = get_gradient_edge(tensor)
+
+
+def _numbered(call: Call, place: int, value: torch.Tensor, other: Node) -> torch.Tensor:
+    """What an operation makes of a value with the numbers of another graph's."""
+    old = call.given[place]
+    given = itertools.zip_longest(call.args, other.arguments)
+    args = [value if own is old else own if _is_tensor(own) else number for own, number in given]
+    numbers = {name: number for name, number in other.keywords if isinstance(number, int | float)}
+    return results(call.func(*args, **{**call.kwargs, **numbers}))[0]
+
+
+def _is_tensor(value: Any) -> bool:
+    return isinstance(value, torch.Tensor)
 
 
 def _put(call: Call, result: Any, value: torch.Tensor) -> Any:

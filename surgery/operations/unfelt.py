@@ -53,10 +53,10 @@ class Pass:
     rounding: float
     slopes: bool
 
-    def run(self, spans: Iterable[Extra], left_out: Iterable[Extra], *, grad: bool) -> Found:
+    def run(self, found: Iterable[Extra], left_out: Iterable[Extra], *, grad: bool) -> Found:
         """Run it, with some operations left out."""
         steps, example = self.steps(), self.example
-        steps.around({e.exit: e.entry for e in spans}, [e.exit for e in left_out])
+        steps.around(found, left_out)
         if grad:
             example = replaced(example, _following)
         execution = Stepping(self.skeleton, steps)

@@ -128,6 +128,25 @@ def test_what_saturation_hides_is_named(place: str, back: bool):
     assert any(f"only the {side} has it" in note and "tanh" in note for note in told)
 
 
+@pytest.mark.parametrize("name", ["mul", "add"])
+@pytest.mark.parametrize("back", [False, True])
+def test_numbers_that_saturation_hides_are_named(name: str, back: bool):
+    operation = {"mul": torch.mul, "add": torch.add}[name]
+    numbers = (3.0, 2.0) if back else (2.0, 3.0)
+    pair = [Gated(), Gated()]
+    for each, number in zip(pair, numbers, strict=True):
+        each.changes["large"] = lambda x, number=number: operation(x, number)
+    told = brought(*pair, ROWS)
+    assert told is not None
+    (note,) = told
+    assert f"{numbers[0]}" in note
+    assert f"{numbers[1]}" in note
+    # Where numbers go on, another number is another result.
+    for each, number in zip(pair, numbers, strict=True):
+        each.changes = {"stem": lambda x, number=number: operation(x, number)}
+    assert brought(*pair, ROWS) is None
+
+
 @pytest.mark.parametrize("name", PAIRS)
 def test_two_spellings_of_one_thing_are_no_difference(name: str):
     donor, recipient, x = pair_of(name)
