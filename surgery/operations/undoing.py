@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
@@ -40,6 +41,7 @@ class Operated:
         entry: the operation's place in the history.
         also: what the same operation did to another model, undone with it.
         old: the mapping that the outcome shows.
+        followed: by the optimizer that followed it: what that was before.
         names: the class names that were remembered of the model before, empty for none; None
             where the operation is not about classes.
         over: why it cannot be undone any more, or empty.
@@ -55,6 +57,7 @@ class Operated:
     entry: history.Entry | None = None
     also: tuple[Outcome, ...] = ()
     old: dict[str, torch.Tensor] = field(default_factory=dict)
+    followed: WeakKeyDictionary[Any, Any] = field(default_factory=WeakKeyDictionary)
     names: tuple[str, ...] | None = None
     over: str = ""
 
@@ -76,6 +79,7 @@ class Operated:
                 other.commit()
             self.release("it was committed")
             self.old.clear()
+            self.followed.clear()
 
     def __reduce__(self) -> tuple[Any, ...]:
         # What to undo is tied to the very objects of the model: a copy or a pickle has others.

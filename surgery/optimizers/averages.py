@@ -200,5 +200,6 @@ def _unlike(where: str, expected: str, found: str) -> ArgumentError:
         where=where,
         expected=expected,
         found=found,
-        fix="torch.optim.swa_utils.AveragedModel(model) begins another",
+        fix="AveragedModel(model) begins another; of an operation on a part of the model the "
+        "average is that part, averages=averaged.module.part",
     )

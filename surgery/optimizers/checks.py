@@ -45,12 +45,15 @@ def check_optimizer(given: object) -> Keepers:
     while not isinstance(given, Optimizer):
         inner = getattr(given, "optimizer", None)
         if not isinstance(inner, Optimizer):
+            several = isinstance(given, list | tuple | dict)
             raise ArgumentError(
                 "this is no optimizer",
                 where="optimizer",
                 expected="a torch.optim.Optimizer",
                 found=type(given).__name__,
-                fix="surgery.follow(optimizer, outcome)",
+                fix="for each in optimizers: surgery.follow(each, outcome)"
+                if several
+                else "surgery.follow(optimizer, outcome)",
             )
         given = inner
     _check_kept_apart(given)

@@ -124,9 +124,9 @@ def follow(
     if remembered is not None and now.same(remembered.after):
         placing.lists = remembered.before
     following = _Following(keepers, operated, meant, index, now, exchange, placing)
-    if back:
-        return following.go_back(remembered)
-    return following.go(copies)
+    # State that is made here is written to at the next step.
+    with torch.inference_mode(False):
+        return following.go_back(remembered) if back else following.go(copies)
 
 
 def _fits(optimizer: Optimizer, number: int, new: torch.Tensor, old: torch.Tensor) -> bool:

@@ -41,20 +41,22 @@ class Memory:
 
 
 # Not on the optimizers, whose attributes and pickles are the user's. What is remembered goes with
-# the optimizer, and with the outcome: nobody can undo that then.
-_remembered: WeakKeyDictionary[Optimizer, WeakKeyDictionary[Operated, Memory]]
-_remembered = WeakKeyDictionary()
+# the optimizer, and with the outcome or its commit(): nobody can undo that then.
+_followed: WeakKeyDictionary[Optimizer, WeakKeyDictionary[Operated, None]]
+_followed = WeakKeyDictionary()
 
 
 def memory_of(optimizer: Optimizer, operated: Operated) -> Memory | None:
     """What an optimizer was before it followed an operation, None where it did not."""
-    return _remembered.get(optimizer, WeakKeyDictionary()).get(operated)
+    found: Memory | None = operated.followed.get(optimizer)
+    return found
 
 
 def memories_of(optimizer: Optimizer) -> Iterator[tuple[Operated, Memory]]:
     """Every operation that an optimizer followed, as far as somebody could undo it."""
-    for operated, memory in list(_remembered.get(optimizer, WeakKeyDictionary()).items()):
-        if operated.over and "undone" not in operated.over:
+    for operated in list(_followed.get(optimizer, ())):
+        memory = memory_of(optimizer, operated)
+        if memory is None or (operated.over and "undone" not in operated.over):
             forget(optimizer, operated)
         else:
             yield operated, memory
@@ -72,15 +74,16 @@ def averages_of_others(optimizer: Optimizer, operated: Operated) -> set[int]:
 
 
 def _others(optimizer: Optimizer, operated: Operated) -> list[Memory]:
-    followed = [memory_of(each, operated) for each in _remembered if each is not optimizer]
-    return [memory for memory in followed if memory is not None]
+    return [memory for each, memory in operated.followed.items() if each is not optimizer]
 
 
 def remember(optimizer: Optimizer, operated: Operated, memory: Memory) -> None:
     """Remember what an optimizer was before it followed an operation."""
-    _remembered.setdefault(optimizer, WeakKeyDictionary())[operated] = memory
+    operated.followed[optimizer] = memory
+    _followed.setdefault(optimizer, WeakKeyDictionary())[operated] = None
 
 
 def forget(optimizer: Optimizer, operated: Operated) -> None:
     """It is as it was: there is nothing to remember."""
-    _remembered.get(optimizer, WeakKeyDictionary()).pop(operated, None)
+    operated.followed.pop(optimizer, None)
+    _followed.get(optimizer, WeakKeyDictionary()).pop(operated, None)

@@ -92,9 +92,9 @@ def carry_gradient(old: torch.Tensor, new: torch.Tensor, carried: Carried) -> to
     gradient = old.grad
     if gradient is None or new.grad is not None or not new.requires_grad:
         return None
-    if gradient.layout != torch.strided or not _is_whole(carried):
+    if gradient.layout != torch.strided or gradient.is_meta or not _is_whole(carried):
         return None
-    return carried_tensor(gradient, carried, new, 0.0)
+    return carried_tensor(gradient, carried, new, 0.0).to(new.device, new.dtype)
 
 
 def _is_whole(carried: Carried) -> bool:

@@ -77,8 +77,8 @@ def zero_of(optimizer: Optimizer, group: Mapping[str, Any], parameter: torch.Ten
     if parameter.dim() > len(_SIDES) or parameter.is_meta:
         return Zero()
     shape = _SIDES[: parameter.dim()]
-    zeros = torch.zeros(shape).to(parameter.detach())
-    distinct = torch.arange(1, zeros.numel() + 1).view(shape).to(zeros)
+    zeros = torch.zeros(shape, device=parameter.device).to(parameter.detach())
+    distinct = torch.arange(1, zeros.numel() + 1, device=zeros.device).view(shape).to(zeros)
     draws = Draws()
     try:
         _, state = _stepped(optimizer, group, zeros)
@@ -141,8 +141,8 @@ def goes_by_others(
     if parameter.dim() > len(_SIDES) or parameter.is_meta:
         return False
     shape = _SIDES[: parameter.dim()]
-    values = torch.arange(1, math.prod(shape) + 1).view(shape)
-    values = values.to(parameter.device, torch.promote_types(parameter.dtype, torch.float32))
+    values = torch.arange(1, math.prod(shape) + 1, device=parameter.device).view(shape)
+    values = values.to(torch.promote_types(parameter.dtype, torch.float32))
     ones = torch.ones_like(values)
     first = torch.zeros_like(values)
     first.select(axis, 0).fill_(1)
@@ -186,7 +186,8 @@ def _stepped(
     if "param_names" in options:
         options["param_names"] = ["stand_in"]
     other = cls.__new__(cls)
-    with warnings.catch_warnings(), torch.no_grad():
+    # Where the parameter is, whatever the default device is.
+    with warnings.catch_warnings(), torch.no_grad(), values.device:
         warnings.simplefilter("ignore")
         other.__setstate__(
             {

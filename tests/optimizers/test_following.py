@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import gc
 import pickle
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -409,6 +410,77 @@ def test_no_hook_runs_and_no_random_number_is_drawn():
     surgery.follow(optimizer, outcome)
     assert torch.equal(torch.get_rng_state(), state)
     assert steps == []
+
+
+@pytest.mark.parametrize("inside", ["both", "follow"])
+def test_training_goes_on_after_inference(inside: str):
+    model = network()
+    optimizer = torch.optim.Adam(model.parameters())
+    averaged = torch.optim.swa_utils.AveragedModel(model)
+    train(model, optimizer, batches(1))
+    with torch.inference_mode(inside == "both"):
+        outcome = OPERATIONS["more"](model)
+    with torch.inference_mode():
+        surgery.follow(optimizer, outcome, averages=averaged)
+    for batch in batches(2):
+        train(model, optimizer, [batch])
+        averaged.update_parameters(model)
+    with torch.inference_mode():
+        outcome.undo()
+        surgery.follow(optimizer, outcome)
+    train(model, optimizer, batches(1))
+    averaged.update_parameters(model)
+
+
+@pytest.mark.parametrize("number", range(len(OPTIMIZERS)))
+def test_the_default_device_is_not_that_of_the_parameters(number: int):
+    model = network()
+    optimizer = OPTIMIZERS[number].make(model.parameters())
+    train(model, optimizer, batches(2))
+    outcome = OPERATIONS["more"](model)
+    plain = surgery.follow(optimizer, outcome)
+    state = held(optimizer)["states"]
+    outcome.undo()
+    surgery.follow(optimizer, outcome)
+    outcome = OPERATIONS["more"](model)
+    with torch.device("meta"):
+        assert surgery.follow(optimizer, outcome).moved == plain.moved
+    again = held(optimizer)["states"]
+    assert [*again.values()] == [] or same([*again.values()][-1], [*state.values()][-1])
+
+
+def test_a_model_that_was_converted_before_it_was_followed():
+    model, optimizer = trained()
+    train(model, optimizer, batches(1))
+    outcome = OPERATIONS["more"](model)
+    model.double()
+    surgery.follow(optimizer, outcome)
+    assert model[4].weight.grad.dtype == torch.float64
+    sound(model, optimizer)
+
+
+def test_what_is_remembered_goes_when_the_outcome_is_committed():
+    model, optimizer = trained()
+    train(model, optimizer, batches(1))
+    old = weakref.ref(model[4].weight)
+    state = weakref.ref(optimizer.state[model[4].weight]["momentum_buffer"])
+    outcome = OPERATIONS["more"](model)
+    surgery.follow(optimizer, outcome)
+    assert None not in (old(), state())
+    outcome.commit()
+    gc.collect()
+    assert old() is state() is None
+    with pytest.raises(ArgumentError, match="committed"):
+        surgery.follow(optimizer, outcome)
+    surgery.follow(optimizer, OPERATIONS["other"](model))
+    sound(model, optimizer)
+
+
+def test_several_optimizers_at_once_are_refused_with_the_remedy():
+    model, optimizer = trained()
+    with pytest.raises(ArgumentError, match="no optimizer") as error:
+        surgery.follow([optimizer], OPERATIONS["more"](model))  # type: ignore[arg-type]
+    assert "for each in optimizers" in str(error.value.fix)
 
 
 def test_what_is_remembered_goes_with_the_outcome():
