@@ -191,7 +191,7 @@ def unfreezing(
     _check_epoch(every, "every")
     stages, _ = stages_of(model, layers=layers, example=example, registry=registry)
     names = [stage.name for stage in stages]
-    given = dict(epochs or {})
+    given = _given(epochs)
     for name, epoch in given.items():
         _check_epoch(epoch, f"epochs[{name!r}]")
         if name not in names:
@@ -211,6 +211,18 @@ def unfreezing(
     )
 
 
+def _given(epochs: object) -> Mapping[str, int]:
+    if epochs is None or isinstance(epochs, Mapping):
+        return epochs or {}
+    raise ArgumentError(
+        "epochs says for stages by name in which epoch they begin to train",
+        where="epochs",
+        expected="a dict of names and whole numbers",
+        found=repr(epochs),
+        fix="surgery.unfreezing(model, every=5, epochs={'stem': 20})",
+    )
+
+
 def _check_epoch(epoch: object, where: str = "epoch") -> None:
     if type(epoch) is not int or epoch < 0:
         raise ArgumentError(
@@ -218,7 +230,9 @@ def _check_epoch(epoch: object, where: str = "epoch") -> None:
             where=where,
             expected="a whole number, not below 0",
             found=repr(epoch),
-            fix="plan.apply(model, epoch=0)",
+            fix="plan.apply(model, epoch=0)"
+            if where == "epoch"
+            else "surgery.unfreezing(model, every=5)",
         )
 
 

@@ -152,6 +152,13 @@ def test_wrong_arguments():
     with pytest.raises(ArgumentError, match="no such stage") as error:
         surgery.unfreezing(model, epochs={"tail": 1}, example=EXAMPLE, registry=NONE)
     assert error.value.expected == "depth 1, depth 2, depth 3"
+    for wrong in (["depth 1"], 5, "depth 1", ("depth 1", 3)):
+        with pytest.raises(ArgumentError, match="for stages by name") as error:
+            surgery.unfreezing(model, epochs=wrong, example=EXAMPLE, registry=NONE)  # type: ignore[arg-type]
+        assert error.value.where == "epochs"
+    with pytest.raises(ArgumentError) as error:
+        surgery.unfreezing(model, every=-1, example=EXAMPLE, registry=NONE)
+    assert "every=5" in str(error.value.fix)
     before = flags(model)
     with pytest.raises(PlanError, match="other addresses"):
         surgery.unfreezing(resnet(), registry=KNOWN).apply(model, 0, registry=NONE)
