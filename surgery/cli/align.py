@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 @click.argument("donor", metavar="DONOR", type=options.Target())
 @click.argument("recipient", metavar="RECIPIENT", type=options.Target())
 @options.example
+@options.recipient_example
 @options.donor_arguments
 @options.recipient_arguments
 @options.json
@@ -28,6 +29,7 @@ def command(
     donor: str,
     recipient: str,
     example: tuple[int, ...] | None,
+    recipient_example: tuple[int, ...] | None,
     donor_given: dict[str, Any],
     given: dict[str, Any],
     as_json: bool,
@@ -48,7 +50,12 @@ def command(
             _model(target, arguments, values)
             for target, arguments in ((donor, donor_given), (recipient, given))
         ]
-        return align(*models, example=targets.tensor_of(example), registry=plugged.registry())
+        return align(
+            *models,
+            example=targets.tensor_of(example),
+            recipient_example=targets.tensor_of(recipient_example),
+            registry=plugged.registry(),
+        )
 
     try:
         shown = found(values=False)

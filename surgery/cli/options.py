@@ -153,6 +153,12 @@ def example(function: _F) -> _F:
     )(function)
 
 
+def recipient_example(function: _F) -> _F:
+    """``--recipient-example SHAPE``, as ``recipient_example: tuple[int, ...] | None``."""
+    said = "By graph: shape of RECIPIENT's input, where it takes another form than DONOR."
+    return click.option("--recipient-example", type=Shape(), metavar="SHAPE", help=said)(function)
+
+
 def num_classes(function: _F) -> _F:
     """``--num-classes N``, as ``num_classes: int | None``."""
     kind = click.IntRange(min=1)

@@ -51,6 +51,7 @@ from surgery.cli import options, running
     help="By graph: share of tensors that must have a counterpart; 0.5 if left out.",
 )
 @options.example
+@options.recipient_example
 @running.recipe
 @running.output
 def command(
@@ -67,6 +68,7 @@ def command(
     set_differences: bool,
     min_coverage: float | None,
     example: tuple[int, ...] | None,
+    recipient_example: tuple[int, ...] | None,
     **arguments: Any,
 ) -> None:
     """Put layers of DONOR, a model or a checkpoint, into RECIPIENT, and write that to a file."""
@@ -84,7 +86,8 @@ def command(
     arguments |= {"differences": "set"} if set_differences else {}
     arguments |= {} if match == "address" else {"match": match}
     arguments |= {} if min_coverage is None else {"min_coverage": min_coverage}
-    arguments |= {} if example is None else {"example": list(example)}
+    shapes = {"example": example, "recipient_example": recipient_example}
+    arguments |= {name: list(shape) for name, shape in shapes.items() if shape is not None}
     file = None if weights is None else str(weights)
     steps = [Step("transplant", arguments)]
     running.carry_out(running.made(target, steps, start, writing, weights=file), writing)

@@ -42,6 +42,8 @@ class Alignment:
         pairs: numbers of cells, in order of execution in the first.
         complete: whether every cell of both graphs is in a pair.
         open: groups of cells between which only the order of execution decided.
+        formed: inputs of the second graph, by node, that are the first one's numbers in a form of
+            their own.
     """
 
     one: Canonical
@@ -49,6 +51,7 @@ class Alignment:
     pairs: tuple[tuple[int, int], ...]
     complete: bool
     open: tuple[tuple[tuple[int, ...], tuple[int, ...]], ...] = ()
+    formed: frozenset[int] = frozenset()
 
 
 def alignments(one: Canonical, other: Canonical, limit: int = 8) -> Iterator[Alignment]:

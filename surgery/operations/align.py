@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -36,11 +36,14 @@ class Twins:
         models: donor and recipient, out of their wrappers.
         examples: the arguments of each; the same tensors in the same order.
         graphs: what each did with them in eval mode.
+        forms: by number of a tensor among the arguments that the recipient takes in another form:
+            for each of its numbers, which of the donor's it is.
     """
 
     models: tuple[nn.Module, nn.Module]
     examples: tuple[Example, Example]
     graphs: tuple[Graph, Graph]
+    forms: Mapping[int, torch.Tensor] = field(default_factory=dict)
 
 
 def align(
@@ -64,7 +67,7 @@ def align(
         example: the arguments of one forward pass, for both; left out, those of the family of
             either model, or inferred.
         recipient_example: the same tensors in the form that the recipient takes, where it takes
-            them in another.
+            them in another: in another order or nesting, with other axes.
         registry: the plugins to ask for an example; those installed, if left out.
 
     Returns:
@@ -117,11 +120,13 @@ def twins_of(
     """
     known = in_force(registry)
     models = tree.unwrap(tree.check_model(donor)), tree.unwrap(tree.check_model(recipient))
-    if example is not None:
+    if example is not None or recipient_example is not None:
         first = resolve_example(donor, example, registry=known)
         other = example if recipient_example is None else recipient_example
         try:
-            return _recorded(models, (first, resolve_example(recipient, other, registry=known)))
+            second = resolve_example(recipient, other, registry=known)
+            found = _recorded(models, (first, second))
+            return found if recipient_example is None else _in_form(found)
         except RecordError as error:
             if recipient_example is not None:
                 raise
@@ -137,6 +142,33 @@ def twins_of(
         "the two models take no arguments in common", fix="surgery.align(..., example=tensor)"
     )
     return _apart(models, (_own(donor, known, why), _own(recipient, known, why)), why)
+
+
+def _in_form(twins: Twins) -> Twins:
+    """Two models on the same tensors in two forms: the first of one is the first of the other."""
+    one, other = twins.graphs
+    names = [node.addresses for node in one.nodes if node.role == "input"]
+    inputs = [node.index for node in other.nodes if node.role == "input"]
+    if len(names) == len(inputs):
+        named = dict(zip(inputs, names, strict=True))
+        nodes = (replace(n, addresses=named.get(n.index, n.addresses)) for n in other.nodes)
+        other = replace(other, nodes=tuple(nodes))
+    given = [[tensor for _, tensor in tensors((e.args, dict(e.kwargs)))] for e in twins.examples]
+    found = {number: _order(*pair) for number, pair in enumerate(zip(*given, strict=False))}
+    forms = {number: order for number, order in found.items() if order is not None}
+    return replace(twins, graphs=(one, other), forms=forms)
+
+
+def _order(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor | None:
+    """Which number of a tensor each number of another is; None where that cannot be said."""
+    if one.is_meta or other.is_meta or one.numel() != other.numel() or one.dtype != other.dtype:
+        return None
+    flat = (each.detach().cpu().flatten() for each in (one, other))
+    (numbers, there), (same, here) = (each.sort() for each in flat)
+    # Of two numbers that are the same nobody knows which is which.
+    if not torch.equal(numbers, same) or bool((numbers[1:] == numbers[:-1]).any()):
+        return None
+    return torch.empty_like(there).scatter_(0, here, there)
 
 
 def _own(model: nn.Module, known: Registry, failed: RecordError | None = None) -> Example:
@@ -228,7 +260,9 @@ def correspondences(twins: Twins) -> Iterator[tuple[Correspondence, Alignment]]:
     """
     indexes = tree.index(twins.models[0]), tree.index(twins.models[1])
     titles = tuple(type(model).__name__ for model in twins.models)
-    for alignment in _laid(twins.graphs):
+    inputs = [node.index for node in twins.graphs[1].nodes if node.role == "input"]
+    formed = frozenset(inputs[number] for number in twins.forms)
+    for alignment in (replace(each, formed=formed) for each in _laid(twins.graphs)):
         found = correspondence_of(alignment, (titles[0], titles[1]), indexes)
         if not found.parts:
             raise _nothing(found)

@@ -62,7 +62,7 @@ class Aligned:
 def aligned(
     donor: Donor,
     recipient: nn.Module,
-    example: Any,
+    examples: tuple[Any, Any],
     registry: Registry | None,
     *,
     differences: str,
@@ -73,7 +73,7 @@ def aligned(
     Args:
         donor: a live model.
         recipient: another.
-        example: arguments for both, or None.
+        examples: arguments for the donor, or None; for the recipient, or None for the same.
         registry: the plugins to ask for an example.
         differences: ``refuse`` or ``set``.
         min_coverage: the share of tensors, 0 to 1, that must belong somewhere.
@@ -85,7 +85,7 @@ def aligned(
     """
     model = _live(donor)
     _check_values(recipient)
-    twins = twins_of(model, recipient, example, registry=registry)
+    twins = twins_of(model, recipient, *examples, registry)
     refused: PlanError | None = None
     for correspondence, alignment in correspondences(twins):
         try:

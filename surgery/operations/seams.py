@@ -104,6 +104,7 @@ class _Search:
             if cell.kind == "input":
                 nodes = sides[0].graph.nodes[cell.node], sides[1].graph.nodes[twin.node]
                 lacking = nodes[0].outputs[0].shape != nodes[1].outputs[0].shape
+                lacking = lacking and twin.node not in self.alignment.formed
             if lacking or cell.shape != twin.shape:
                 found[0].add(one)
                 found[1].add(two)

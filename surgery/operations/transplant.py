@@ -50,6 +50,7 @@ def transplant(
     differences: Literal["refuse", "allow", "set"] = "refuse",
     min_coverage: float = 0.5,
     example: Any = None,
+    recipient_example: Any = None,
     dry_run: bool = False,
     registry: Registry | None = None,
 ) -> Outcome:
@@ -94,6 +95,10 @@ def transplant(
         min_coverage: by graph, the share of tensors, 0 to 1, that must belong somewhere, on the
             donor's side or on the recipient's.
         example: by graph, the arguments of one forward pass of both; the family's, if left out.
+        recipient_example: by graph, the same tensors in the form that the recipient takes, where it
+            takes them in another: in another order or nesting, with other axes. Where they hold
+            numbers, each of its own, these say which goes where, and both run on the same; else
+            the comparison begins behind the first layers.
         dry_run: return the plan in an outcome, and touch nothing.
         registry: the plugins to ask: their readers know further formats of checkpoints, their
             families know examples, and their wrappings what layers are wrapped in.
@@ -123,7 +128,7 @@ def transplant(
         ['0.weight', '0.bias']
     """
     _check_arguments(match, how, differences)
-    _check_graph(match, differences, mapping, on_mismatch)
+    _check_graph(match, differences, mapping, on_mismatch, recipient_example)
     tree.check_model(recipient)
     tree.check_changeable(recipient)
     given = donor_of(donor, registry)
@@ -140,7 +145,7 @@ def transplant(
                 found = aligned(
                     given,
                     inner,
-                    example,
+                    (example, recipient_example),
                     registry,
                     differences=differences,
                     min_coverage=min_coverage,
@@ -177,11 +182,15 @@ def _check_arguments(match: object, how: object, differences: object) -> None:
             )
 
 
-def _check_graph(match: str, differences: str, mapping: object, on_mismatch: object) -> None:
+def _check_graph(
+    match: str, differences: str, mapping: object, on_mismatch: object, example: object
+) -> None:
     """Refuse arguments of the one way of matching with the other."""
     wrong = None
     if match == "address" and differences == "set":
         wrong = "differences='set'", "settings are taken over by graph only", "match='graph'"
+    elif match == "address" and example is not None:
+        wrong = "recipient_example", "by address nothing runs on an example", "match='graph'"
     elif match == "graph" and differences == "allow":
         why = "what was brought over by graph is proven, and a proof allows no differences"
         wrong = "differences='allow'", why, "differences='set'"

@@ -232,7 +232,10 @@ def draw_inputs(
         number = len(drawn[place])
         rows = [found[number] for found in limits if number in found]
         same = drawn[0][number] if place and number < len(drawn[0]) else None
-        if same is not None and same.shape == tensor.shape:
+        form = twins.forms.get(number) if place else None
+        if same is not None and form is not None:
+            made = same.flatten()[form.to(same.device)].view(tensor.shape)
+        elif same is not None and same.shape == tensor.shape:
             made = same.clone()
         elif is_floating(tensor.dtype):
             made = torch.randn(tensor.shape, dtype=dtype, generator=generator)

@@ -192,6 +192,8 @@ class _Work:
         if step.verb == "transplant":
             donor = donor_of(self.recipe, arguments.pop("donor"), self.registry)
             arguments |= {} if given is None else {"example": example_of(given)}
+            if "recipient_example" in arguments:
+                arguments["recipient_example"] = example_of(arguments["recipient_example"])
             return lambda model: verb(donor(), model, **arguments)
         if step.verb == "load_weights":
             arguments["source"] = located(self.recipe, arguments["source"], must_exist=True)

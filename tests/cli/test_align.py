@@ -130,6 +130,30 @@ def test_each_model_has_its_own_arguments(surgery):
     assert Path("again.safetensors").read_bytes() == Path("out.safetensors").read_bytes()
 
 
+class Flat(Blocks):
+    """The same, for images that come as one row of numbers."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x.unflatten(1, (3, 5, 5)))
+
+
+def test_the_recipient_takes_its_input_in_another_form(surgery):
+    words = (ONE, "tests.cli.test_align:Flat", "--example", "2,3,5,5")
+    assert surgery("align", *words).exit_code == 2
+    words += ("--recipient-example", "2,75")
+    assert "14 of 14 tensors" in surgery("align", *words).output
+    words = ("transplant", *words, "--match", "graph")
+    done = surgery(*words, "-o", "out.safetensors", "--save-recipe", "r.yaml")
+    assert done.exit_code == 0, done.stderr
+    assert "recipient_example: [2, 75]" in Path("r.yaml").read_text("utf-8")
+    again = surgery("apply", "r.yaml", "-o", "again.safetensors")
+    assert again.exit_code == 0, again.stderr
+    assert Path("again.safetensors").read_bytes() == Path("out.safetensors").read_bytes()
+    done = surgery("transplant", ONE, ONE, "--recipient-example", "2,75", "-o", "x.safetensors")
+    assert done.exit_code == 2
+    assert "--match graph" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
