@@ -34,7 +34,7 @@ from surgery.optimizers.keepers import Keepers, State, States
 from surgery.optimizers.memory import Memory
 from surgery.optimizers.places import Lists, Placing, placed
 from surgery.optimizers.state import Carry, carry, carry_gradient, step_of
-from surgery.optimizers.zero import goes_by_others, is_kept_alike, zero_of
+from surgery.optimizers.zero import goes_by_others, is_kept_alike, made_ahead, zero_of
 
 # Optimizers whose step takes a whole matrix at once, whatever the shape of their state.
 _WHOLE = ("Muon", "Shampoo")
@@ -225,6 +225,11 @@ class _Following:
         tensors = {id(tensor): tensor for tensor, _ in before}
         tensors |= {key: each.tensor for key, each in self.exchange.gone.items()}
         moved = list(self._moved_back(states))
+        if memory is None:
+            after = self.placing.lists.where()
+            come = ((key, c) for key, c in self.exchange.come.items() if key in after)
+            states = {key: self._ahead(after[key], c.tensor) for key, c in come}
+            tensors |= {key: each.tensor for key, each in self.exchange.come.items()}
         if memory is not None and memory.averages:
             first = memory.averages[0]
             if first.operated is not None and not first.operated.over:
@@ -268,7 +273,9 @@ class _Following:
                 yield Moved(come.address, None, "left out", "none", reason=self._why(key))
             else:
                 found = self._carry(come)
-                states[key] = tuple(each.state for each in found)
+                ahead = self._ahead(self.placing.groups[key], come.tensor)
+                carried = (each.state for each in found)
+                states[key] = tuple(a or b for a, b in zip(carried, ahead, strict=True))
                 yield self._arrived(key, come, found)
         for key, gone in self.exchange.gone.items():
             if key in where and key not in taken:
@@ -277,6 +284,7 @@ class _Following:
         for key, (tensor, address) in self.exchange.refilled.items():
             if key in where:
                 had = self.keepers.has(tensor)
+                states[key] = self._ahead(where[key], tensor)
                 reason = "its values are others now" if had else ""
                 begins: StateNow = "starts anew" if had else "none"
                 yield Moved(address, where[key], "refilled", begins, reason=reason)
@@ -294,6 +302,18 @@ class _Following:
             None if carried is None else carried.step,
             None if carried is None else carried.entries,
             "; ".join(filter(None, (*reasons, self._why(key)))),
+        )
+
+    def _ahead(self, number: int | None, tensor: torch.Tensor) -> States:
+        """What each keeper has to have of a parameter before it steps it for the first time."""
+        if number is None:
+            return tuple(None for _ in self.keepers)
+        group: dict[str, Any] = self.optimizer.param_groups[number]
+        return tuple(
+            made_ahead(each, group, tensor)
+            if each not in self.keepers.around and any(group is g for g in each.param_groups)
+            else None
+            for each in self.keepers
         )
 
     def _why(self, key: int) -> str:

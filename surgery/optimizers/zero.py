@@ -21,6 +21,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from surgery.operations.draws import Draws
+from surgery.optimizers.keepers import State
 
 # No side is as long as another, as one of state made of them may be, or as one.
 _SIDES = (2, 3, 5, 7, 11)
@@ -161,6 +162,38 @@ def goes_by_others(
     return not torch.allclose(one, another, rtol=1e-5)
 
 
+def made_ahead(
+    optimizer: Optimizer, group: Mapping[str, Any], parameter: torch.Tensor
+) -> State | None:
+    """The state that an optimizer only makes when it is made, and that its steps rely on.
+
+    Args:
+        optimizer: any optimizer; it stays as it is.
+        group: the group, whose options count.
+        parameter: a parameter that comes to it later.
+
+    Returns:
+        The state to give it; None for an optimizer that makes its state at the first step.
+    """
+    shape = (_SIDES + (1,) * parameter.dim())[: parameter.dim()]
+    device = "cpu" if parameter.is_meta else parameter.device
+    values = torch.zeros(shape, dtype=parameter.dtype, device=device)
+    options = {name: _apart(value) for name, value in group.items() if name != "params"}
+    draws = Draws()
+    try:
+        _run(optimizer, options, nn.Parameter(values), (torch.zeros_like(values),), {})
+    except KeyError:
+        try:
+            return _constructed(optimizer, options, parameter) or None
+        except Exception:  # an optimizer's own code: anything can come out
+            return None
+    except Exception:  # likewise
+        return None
+    finally:
+        draws.take_back()
+    return None
+
+
 def _is_any(found: object, others: tuple[torch.Tensor, ...]) -> bool:
     if not isinstance(found, torch.Tensor):
         return False
@@ -178,27 +211,44 @@ def _stepped(
 
     One with a gradient of zero, if none are given.
     """
-    cls = type(optimizer)
-    stand_in = nn.Parameter(values)
-    held: defaultdict[torch.Tensor, _Noting] = defaultdict(_Noting)
     options = {name: _apart(value) for name, value in group.items() if name != "params"}
     options |= {name: value for name, value in others.items() if name in options}
-    if "param_names" in options:
-        options["param_names"] = ["stand_in"]
+    steps = gradients or (torch.zeros_like(values),)
+    try:
+        return _run(optimizer, options, nn.Parameter(values.clone()), steps, {})
+    except KeyError:
+        ahead = _constructed(optimizer, options, values)
+        if not ahead:
+            raise
+        return _run(optimizer, options, nn.Parameter(values.clone()), steps, ahead)
+
+
+def _run(
+    optimizer: Optimizer,
+    options: Mapping[str, Any],
+    stand_in: nn.Parameter,
+    gradients: Sequence[torch.Tensor],
+    ahead: State,
+) -> tuple[torch.Tensor, _Noting]:
+    cls = type(optimizer)
+    held: defaultdict[torch.Tensor, _Noting] = defaultdict(_Noting)
+    for name, value in ahead.items():
+        held[stand_in][name] = value
+    names = {"param_names": ["stand_in"]} if "param_names" in options else {}
     other = cls.__new__(cls)
     # Where the parameter is, whatever the default device is.
-    with warnings.catch_warnings(), torch.no_grad(), values.device:
+    with warnings.catch_warnings(), torch.no_grad(), stand_in.device:
         warnings.simplefilter("ignore")
         other.__setstate__(
             {
                 "defaults": dict(optimizer.defaults),
                 "state": held,
-                "param_groups": [{**options, "params": [stand_in]}],
+                "param_groups": [{**options, **names, "params": [stand_in]}],
             }
         )
         # What is hung around a step (hooks, the count of a scheduler) is about real steps.
         step = inspect.unwrap(cls.step)
-        for gradient in gradients or (torch.zeros_like(values),):
+        for gradient in gradients:
             stand_in.grad = gradient
             try:
                 step(other)
@@ -207,6 +257,18 @@ def _stepped(
                 stand_in.grad = gradient.to_sparse()
                 step(other)
     return stand_in.detach(), held[stand_in]
+
+
+def _constructed(optimizer: Optimizer, options: Mapping[str, Any], values: torch.Tensor) -> State:
+    """What the constructor of an optimizer makes of a parameter with such values."""
+    cls, stand_in = type(optimizer), nn.Parameter(values.detach())
+    known = inspect.signature(cls).parameters
+    settings = {name: value for name, value in optimizer.defaults.items() if name in known}
+    group = {name: value for name, value in options.items() if name != "param_names"}
+    with warnings.catch_warnings(), values.device:
+        warnings.simplefilter("ignore")
+        made = cls([{**group, "params": [stand_in]}], **settings)
+    return dict(made.state.get(stand_in, {}))
 
 
 def _apart(value: Any) -> Any:

@@ -24,6 +24,7 @@ from surgery.optimizers.places import Lists
 from tests.optimizers.training import (
     NONE,
     OPTIMIZERS,
+    Ahead,
     Making,
     batches,
     held,
@@ -447,6 +448,28 @@ def test_the_default_device_is_not_that_of_the_parameters(number: int):
         assert surgery.follow(optimizer, outcome).moved == plain.moved
     again = held(optimizer)["states"]
     assert [*again.values()] == [] or same([*again.values()][-1], [*state.values()][-1])
+
+
+@pytest.mark.parametrize("cls", [Ahead, torch.optim.Adagrad])
+@pytest.mark.parametrize("operation", ["other", "deeper", "added", "load", "share"])
+def test_what_the_constructor_makes_is_made_for_what_comes_later(operation: str, cls: Any):
+    """The next step relies on it."""
+    model = network()
+    optimizer = cls(model.parameters())
+    train(model, optimizer, batches(1))
+    outcome = OPERATIONS[operation](model)
+    surgery.follow(optimizer, outcome)
+    sound(model, optimizer)
+    train(model, optimizer, batches(2))
+    counts = {float(optimizer.state[each]["step"]) for each in model.parameters()}
+    assert counts == {2, 3}
+    # One that was made in between has never seen what comes back.
+    between = cls(model.parameters())
+    outcome.undo()
+    for each in (optimizer, between):
+        surgery.follow(each, outcome)
+        sound(model, each)
+        train(model, each, batches(1))
 
 
 def test_a_model_that_was_converted_before_it_was_followed():

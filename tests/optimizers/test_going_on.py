@@ -18,6 +18,7 @@ from tests.optimizers.training import (
     Making,
     batches,
     held,
+    needs_muon,
     network,
     same,
     sound,
@@ -237,6 +238,7 @@ def test_state_that_spans_rows_starts_anew_and_says_so(name: str):
     train(model, optimizer, batches(2))
 
 
+@needs_muon
 def test_muon_takes_a_matrix_as_a_whole():
     model = nn.Sequential(nn.Linear(8, 6, bias=False), nn.Linear(6, 5, bias=False))
     optimizer = torch.optim.Muon(model.parameters())

@@ -15,7 +15,7 @@ import surgery
 from surgery.errors import ArgumentError
 from surgery.optimizers.keepers import Keepers
 from tests.optimizers.test_following import OPERATIONS
-from tests.optimizers.training import batches, held, network, same, sound, train
+from tests.optimizers.training import batches, held, needs_muon, network, same, sound, train
 
 Data = list[tuple[Tensor, Tensor]]
 
@@ -183,6 +183,7 @@ def test_what_was_learned_on_the_parameters_themselves_is_refused() -> None:
     model.zero_grad()
 
 
+@needs_muon
 @pytest.mark.parametrize("first", ["matrices", "vectors"])
 @pytest.mark.parametrize("operation", ["more", "other", "deeper", "added", "wrapped"])
 def test_of_two_optimizers_each_new_parameter_has_one(first: str, operation: str) -> None:

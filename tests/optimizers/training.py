@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
+import pytest
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -12,6 +13,10 @@ from torch.optim import Optimizer
 from surgery.families.registry import Registry
 
 NONE = Registry.of()
+
+
+# The earliest torch that is supported does not have it.
+needs_muon = pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="torch has no Muon")
 
 
 class Making(NamedTuple):
@@ -45,6 +50,28 @@ class Shampoo(Optimizer):
                 parameter -= group["lr"] * scaled.reshape(parameter.shape)
 
 
+class Ahead(Optimizer):
+    """Sums of squares that the constructor makes, and no step: Adagrad's in torch 2.8."""
+
+    def __init__(self, params: Iterable[Any], lr: float = 0.05, start: float = 0.5) -> None:
+        super().__init__(params, {"lr": lr, "start": start})
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                self.state[parameter]["sum"] = torch.full_like(parameter, group["start"])
+                self.state[parameter]["step"] = 0
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is None:
+                    continue
+                state = self.state[parameter]
+                state["step"] += 1
+                state["sum"] += parameter.grad**2
+                parameter -= group["lr"] * parameter.grad / state["sum"].sqrt()
+
+
 def _optimizers() -> list[Making]:
     optim = torch.optim
     return [
@@ -59,6 +86,7 @@ def _optimizers() -> list[Making]:
         Making("fused", lambda ps: optim.Adam(ps, lr=0.01, fused=True)),
         Making("adamw", lambda ps: optim.AdamW(ps, lr=0.01, amsgrad=True)),
         Making("adagrad", lambda ps: optim.Adagrad(ps, lr=0.05, initial_accumulator_value=0.5)),
+        Making("ahead", Ahead),
         Making("rmsprop", lambda ps: optim.RMSprop(ps, lr=0.01, momentum=0.9, centered=True)),
         Making("adadelta", lambda ps: optim.Adadelta(ps, lr=0.5)),
         Making("adamax", lambda ps: optim.Adamax(ps, lr=0.01)),
