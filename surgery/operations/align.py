@@ -241,6 +241,16 @@ def _precisions(model: nn.Module) -> set[torch.dtype]:
     return {p.dtype for p in model.parameters() if is_floating(p.dtype)}
 
 
+def follow_all(model: nn.Module) -> None:
+    """Let slopes go back to every parameter of a stand-in, frozen or not.
+
+    Which operators a product is made of depends on that, and all passes are to have the same.
+    """
+    for entry in tree.index(model).of_kind("parameter"):
+        if is_floating(entry.tensor.dtype):
+            entry.tensor.requires_grad_()
+
+
 def _anew(example: Example) -> Example:
     """The example for a model that starts anew: what it keeps in eval mode it forgets in train."""
 
@@ -248,6 +258,7 @@ def _anew(example: Example) -> Example:
         if example.prepare is not None:
             example.prepare(model)
         model.train()
+        follow_all(model)
 
     return replace(example, prepare=prepare)
 

@@ -49,7 +49,8 @@ def silent(
     Where slopes are lost on the way, in what saturates, the rest are told apart by halves.
 
     Args:
-        skeleton: a stand-in with random weights; those that seem silent are drawn anew.
+        skeleton: a stand-in with random weights, all of which have slopes; those that seem silent
+            are drawn anew.
         side: its cells.
         example: what to run it on.
         watched: modules whose results are wanted.
@@ -63,7 +64,7 @@ def silent(
     every = _entries(skeleton, side)
     # Running statistics have no slopes; they say as much as the scale beside them.
     entries = [entry for entry in every if entry.kind == "parameter"]
-    weights = [entry.tensor.requires_grad_() for entry in entries]
+    weights = [entry.tensor for entry in entries]
     try:
         results = run(skeleton, example, watched, Stepping(skeleton, steps()), grad=True)
         found = chosen(results)
@@ -76,9 +77,6 @@ def silent(
     except RuntimeError:
         # Code of the user's own that does not go with autograd: nothing can be said.
         return None
-    finally:
-        for weight in weights:
-            weight.requires_grad_(False)
     size = math.sqrt(sum(float((tensor.detach() ** 2).sum()) for tensor in looked))
     quiet = [
         entry

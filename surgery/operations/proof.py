@@ -23,7 +23,7 @@ from surgery.graph.example import Example
 from surgery.graph.extras import Extra, extras
 from surgery.graph.quiet import quiet
 from surgery.graph.skeleton import Skeleton, build_skeleton, is_floating
-from surgery.operations.align import Twins
+from surgery.operations.align import Twins, follow_all
 from surgery.operations.correspondence import Correspondence
 from surgery.operations.evidence import CAST, ROUNDING, Gap, Proof
 from surgery.operations.influence import activations, silent
@@ -214,6 +214,8 @@ class _Trial:
         """
         random = gain > 0
         donor, recipient = (build_skeleton(model, "real") for model in self.twins.models)
+        follow_all(donor.model)
+        follow_all(recipient.model)
         convert(donor.model, self.dtype, self.device, copy=random)
         # What eval mode keeps of weights between two passes, train mode forgets.
         donor.model.train()

@@ -158,10 +158,30 @@ def fitted(value: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
     for form in turned(value):
         if form.shape == like.shape:
             return form
+    same = value.numel() == like.numel()
+    if same and value.dim() != like.dim() == 2:
+        axis = _features(value, like.shape[-1])
+        return value.movedim(axis, -1).reshape(like.shape)
+    if same and like.dim() != value.dim() == 2:
+        axis = _features(like, value.shape[-1])
+        return value.reshape(like.movedim(axis, -1).shape).movedim(-1, axis)
     features = 1 if value.dim() == 4 and like.dim() == 4 else -1
     if value.dim() != like.dim() or value.shape[features] != like.shape[features]:
         raise OutOfStepError(f"{tuple(value.shape)} does not fit {tuple(like.shape)}")
     return value
+
+
+def _features(value: torch.Tensor, count: int) -> int:
+    """The axis of features: behind the samples in maps, in sequences the last.
+
+    Raises:
+        OutOfStepError: no axis has that many, or there are none.
+    """
+    axes = [axis for axis in ((1, -1) if value.dim() == 4 else (-1, 1)) if value.dim() > 2]
+    found = [axis for axis in axes if value.shape[axis] == count]
+    if not found:
+        raise OutOfStepError(f"{tuple(value.shape)} has no axis of {count} features")
+    return found[0]
 
 
 def turned(value: torch.Tensor) -> list[torch.Tensor]:

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 import torch
 from torch.autograd.graph import get_gradient_edge
 
-from surgery import tree
 from surgery.graph.example import Example
 from surgery.graph.extras import Extra
 from surgery.graph.graph import Graph
@@ -34,7 +33,7 @@ class Pass:
     """One forward pass of a model that can be run again.
 
     Attributes:
-        skeleton: a stand-in.
+        skeleton: a stand-in; all its parameters have slopes.
         graph: its recording.
         example: what it is run on.
         watched: modules whose results are wanted.
@@ -114,11 +113,7 @@ def _fits(graph: Graph, each: Extra) -> bool:
 
 def _felt(model: Pass, found: list[Extra], left_out: list[Extra]) -> list[Extra]:
     """Those that move what is compared, as far as slopes tell."""
-    entries = tree.index(model.skeleton.model).of_kind("parameter")
-    weights = [entry.tensor for entry in entries if is_floating(entry.tensor.dtype)]
     try:
-        for weight in weights:
-            weight.requires_grad_()
         made = model.run(found, left_out, grad=True)
         edges = made.results.edges
         looked = [t for t in made.compared if t.requires_grad or id(t) in edges]
@@ -136,9 +131,6 @@ def _felt(model: Pass, found: list[Extra], left_out: list[Extra]) -> list[Extra]
     except RuntimeError:
         # What is left out does not go on with the rest, or the code not with autograd.
         return []
-    finally:
-        for weight in weights:
-            weight.requires_grad_(False)
     size = math.sqrt(sum(float((tensor.detach() ** 2).sum()) for tensor in looked))
     least = _SURELY * model.rounding * size
     felt = []
