@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 from torch.optim import Optimizer
 
@@ -31,6 +31,24 @@ _REFUSED = {
         "Adahessian(model.parameters(), ...) after the operation",
     ),
 }
+# Why an operation is over, by a word of it: what that is, and what to do.
+_OVER = (
+    (
+        "committed",
+        "an outcome that has let go of the old parameters",
+        "surgery.follow(optimizer, outcome), then outcome.commit()",
+    ),
+    (
+        "copy",
+        "a copied or unpickled outcome",
+        "surgery.follow(optimizer, outcome) with the outcome that the verb returned",
+    ),
+    (
+        "built",
+        "a model that is new as a whole",
+        "make the optimizer for it: torch.optim.AdamW(surgery.parameter_groups(outcome.model))",
+    ),
+)
 # Parameters that are shards of others.
 _SHARDS = ("FlatParameter", "DTensor")
 
@@ -160,12 +178,13 @@ def check_outcome(optimizer: Optimizer, outcome: object) -> Operated:
             fix="nothing to do",
         )
     if operated.over and not undone:
+        said = next((said for word, *said in _OVER if word in operated.over), _OVER[0][1:])
         raise ArgumentError(
             f"this operation cannot be followed: {operated.over}",
             where=title,
             expected="the outcome that the verb returned, before commit()",
-            found="an outcome that has let go of the old parameters",
-            fix="surgery.follow(optimizer, outcome), then outcome.commit()",
+            found=said[0],
+            fix=said[1],
         )
     return operated
 
@@ -212,7 +231,7 @@ def check_order(optimizer: Optimizer, operated: Operated, lost: set[int]) -> Non
             )
 
 
-def later_ones(optimizer: Optimizer, operated: Operated, held: Mapping[int, int]) -> Iterator[str]:
+def later_ones(optimizer: Optimizer, operated: Operated, held: Mapping[int, int]) -> list[str]:
     """The operations after one that replaced what an optimizer holds, and that it did not follow.
 
     Args:
@@ -220,13 +239,17 @@ def later_ones(optimizer: Optimizer, operated: Operated, held: Mapping[int, int]
         operated: the operation that it followed, or followed back.
         held: by ``id`` what it holds.
     """
-    for entry in history.standing():
-        keeper = entry.keeper()
-        if keeper is None or keeper.over or memory_of(optimizer, keeper) is not None:
-            continue
-        after = operated.entry is not None and entry.serial > operated.entry.serial
-        if after and not held.keys().isdisjoint(map(id, keeper.old.values())):
-            yield entry.title
+    own = {id(operated), *(id(each.operated) for each in operated.also)}
+    serial = operated.entry.serial if operated.entry is not None else 0
+    keepers = [(entry, entry.keeper()) for entry in history.standing() if entry.serial > serial]
+    return [
+        entry.title
+        for entry, keeper in keepers
+        if keeper is not None
+        and id(keeper) not in own
+        and memory_of(optimizer, keeper) is None
+        and not held.keys().isdisjoint(map(id, keeper.old.values()))
+    ]
 
 
 def _is_in_the_way(other: Operated, operated: Operated) -> bool:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Container, Iterator
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import nn
@@ -38,6 +38,7 @@ class Come:
         place: the address of the part that the step changed.
         before: the parameter whose place it took, where there is one.
         carried: which entries of that one live on in it.
+        unfrozen: it was there all along, and trains from now on.
     """
 
     tensor: torch.Tensor
@@ -46,6 +47,7 @@ class Come:
     place: str
     before: torch.Tensor | None = None
     carried: Carried | None = None
+    unfrozen: bool = False
 
 
 @dataclass(eq=False)
@@ -63,6 +65,15 @@ class Exchange:
     come: dict[int, Come] = field(default_factory=dict)
     refilled: dict[int, tuple[torch.Tensor, str]] = field(default_factory=dict)
     moved: dict[int, tuple[str, str]] = field(default_factory=dict)
+
+    def without_unfrozen(self, held: Container[int] | None) -> Exchange:
+        """Less what only trains now, of it what is held already, or all of it for None."""
+        come = {
+            key: each
+            for key, each in self.come.items()
+            if not each.unfrozen or (held is not None and key not in held)
+        }
+        return replace(self, come=come)
 
     def back(self) -> Exchange:
         """What undoing it does."""
@@ -84,6 +95,11 @@ def exchange_of(outcome: Outcome) -> Exchange:
         if step.kind == "values":
             here = outcome.new[step.address]
             found.refilled[id(here)] = (here, step.address)
+            continue
+        if step.kind == "flag" and step.new:
+            there = tree.get(outcome.model, step.address)
+            coming = Come(there, step.address, part, step.address, unfrozen=True)
+            found.come.setdefault(id(there), coming)
             continue
         old, new = dict(_old(outcome, step)), dict(_new(outcome, step))
         stays = {id(tensor) for tensor in new.values()}

@@ -63,7 +63,8 @@ def follow(
     operation concerned is as it was when it was followed. Gradients that are being accumulated go
     along with entries that live on one for one. Learning-rate schedulers and a ``GradScaler`` know
     the optimizer and its groups, which stay the same objects. Either all of it happens or nothing.
-    Of several optimizers on one model, let each follow.
+    Of several optimizers on one model, let each follow. What an operation unfroze is left to
+    ``group``.
 
     Args:
         optimizer: the optimizer; it is changed in place, and so are those that it steps through.
@@ -72,8 +73,8 @@ def follow(
             that keeps its copy as ``module`` or ``ema``, or the copy itself. Needed once: undoing
             finds them.
         group: the number of the group for parameters that nothing else says the group of, for
-            instance a head whose predecessor was frozen and in no group. Left out, such
-            parameters are not trained, and the notes say so.
+            instance a head whose predecessor was frozen and in no group, or what was unfrozen and
+            is in no group yet. Left out, such parameters are not trained, and the notes say so.
 
     Returns:
         What became of every parameter, and notes. ``print`` shows them.
@@ -113,7 +114,10 @@ def follow(
     meant = _meant(outcome, now, remembered, back)
     model = remembered.model() if remembered is not None else None
     index = tree.index(meant.model if model is None else model)
-    exchange = remembered.exchange if remembered is not None else exchange_of(meant)
+    if remembered is not None:
+        exchange = remembered.exchange
+    else:
+        exchange = exchange_of(meant).without_unfrozen(None if back else now.where())
     exchange = exchange.back() if back else _really(exchange, index)
     check_order(
         optimizer, operated, now.where().keys() - index.tensors.keys() - exchange.gone.keys()
@@ -397,7 +401,7 @@ class _Following:
         if not moved:
             yield "nothing in the optimizer had to change"
         entries = list(self.index.of_kind("parameter"))
-        later = list(later_ones(self.optimizer, self.operated, after))
+        later = later_ones(self.optimizer, self.operated, after)
         yield from (f"{title} was done since, and is to be followed next" for title in later)
         outside = [
             entry.address
@@ -405,9 +409,10 @@ class _Following:
             if entry.tensor.requires_grad and id(entry.tensor) not in after and not later
         ]
         if outside:
+            here = ", or group= here" if any(each.what == "left out" for each in moved) else ""
             yield (
                 f"trainable and in no group, so not trained by it: {_listed(outside)}; "
-                "optimizer.add_param_group, or group= here"
+                f"optimizer.add_param_group{here}"
             )
         stale = [
             entry.address

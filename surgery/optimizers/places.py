@@ -15,6 +15,7 @@ from surgery.optimizers.exchange import Come, Exchange, Gone
 
 _NOWHERE = "what was in its place is in no group"
 _ELSEWHERE = "another optimizer has it"
+_FROZEN = "it was frozen"
 _MISFIT = "this optimizer steps no parameter of its form"
 
 # Whether a group can hold a parameter, where it holds another.
@@ -112,7 +113,7 @@ def placed(
             placing.groups[key] = where[key]
             placing.reasons[key] = "it is in there already"
             continue
-        slot, reason = model.slot(come)
+        slot, reason = (None, _FROZEN) if come.unfrozen else model.slot(come)
         if slot is not None and come.before is None and key in taken:
             slot, reason = None, _ELSEWHERE
         elif slot is not None and not fits(where[slot], come.tensor, held[slot]):

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import copy
-import gc
 import pickle
-import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -18,13 +16,11 @@ from torch import nn
 import surgery
 from surgery.errors import ArgumentError, SurgeryError, UndoError
 from surgery.operations.plan import Outcome
-from surgery.optimizers import memory
 from surgery.optimizers.checks import check_optimizer
 from surgery.optimizers.places import Lists
 from tests.optimizers.training import (
     NONE,
     OPTIMIZERS,
-    Ahead,
     Making,
     batches,
     held,
@@ -204,8 +200,9 @@ def test_a_dry_run_a_copy_and_a_committed_outcome():
         surgery.follow(optimizer, dry)
     outcome = OPERATIONS["more"](model)
     for other in (copy.deepcopy(outcome), pickle.loads(pickle.dumps(outcome))):
-        with pytest.raises(ArgumentError, match="copy"):
+        with pytest.raises(ArgumentError, match="copy") as error:
             surgery.follow(optimizer, other)
+        assert "that the verb returned" in str(error.value.fix)
     outcome.commit()
     with pytest.raises(ArgumentError, match="committed"):
         surgery.follow(optimizer, outcome)
@@ -275,91 +272,28 @@ def test_what_accelerates_an_optimizer_is_passed_through():
     sound(model, optimizer)
 
 
-def test_a_head_that_was_in_no_group_is_said_or_put_where_asked():
-    for group in (None, 0):
-        model = network()
-        optimizer = torch.optim.SGD(model[:4].parameters(), lr=0.1)
-        followed = surgery.follow(optimizer, OPERATIONS["other"](model), group=group)
-        inside = any(model[4].weight is each for each in optimizer.param_groups[0]["params"])
-        assert inside is (group == 0)
-        said = any("4.weight, 4.bias" in note for note in followed.notes)
-        assert said is (group is None)
-        assert {moved.group for moved in followed.moved} == {group}
-
-
-def test_frozen_parameters_stay_and_their_gradients_are_said():
-    model, optimizer = trained()
-    train(model, optimizer, batches(1))
-    states = dict(optimizer.state)
-    followed = surgery.follow(optimizer, surgery.freeze(model, "0", registry=NONE))
-    assert "0.weight, 0.bias" in followed.notes[-1]
-    assert all(optimizer.state[each] is state for each, state in states.items())
-
-
-def test_a_parameter_that_is_tied_is_in_one_group_once():
-    model, optimizer = trained()
-    train(model, optimizer, batches(1))
-    outcome = surgery.replace(model, {"0": nn.Linear(8, 16)}, example=EXAMPLE, registry=NONE)
-    surgery.follow(optimizer, outcome)
-    tied = nn.Linear(16, 16)
-    tied.weight = model[3].weight
-    model.append(nn.Identity())
-    state = optimizer.state[model[3].weight]
-    outcome = surgery.replace(
-        model, {"2": nn.Sequential(nn.ReLU(), tied)}, example=EXAMPLE, registry=NONE
-    )
-    surgery.follow(optimizer, outcome)
-    sound(model, optimizer)
-    assert optimizer.state[model[3].weight] is state
-    # The tie ends, and the tensor stays in the other place.
-    outcome = surgery.replace(model, {"2": nn.ReLU()}, example=EXAMPLE, registry=NONE)
-    surgery.follow(optimizer, outcome)
-    assert optimizer.state[model[3].weight] is state
-    sound(model, optimizer)
-    train(model, optimizer, batches(1))
-
-
-def test_an_optimizer_made_between_follows_back():
-    model = network()
-    outcome = OPERATIONS["more"](model)
-    optimizer = torch.optim.AdamW(by_kind(model))
-    train(model, optimizer, batches(1))
-    outcome.undo()
-    surgery.follow(optimizer, outcome)
-    sound(model, optimizer)
-    assert len(Lists.of(optimizer).where()) == len(list(model.parameters()))
-    train(model, optimizer, batches(1))
-
-
-@pytest.mark.parametrize("before", ["", "module.", "_orig_mod.module."])
-def test_names_stay_spelled_as_they_were(before: str):
-    model = network()
-    named = [(before + name, each) for name, each in model.named_parameters()]
-    optimizer = torch.optim.AdamW(named)
-    first = OPERATIONS["more"](model)
-    surgery.follow(optimizer, first)
-    for operation in ("added", "wrapped", "deeper"):
-        surgery.follow(optimizer, OPERATIONS[operation](model))
-    places = {before + name: each for name, each in model.named_parameters()}
-    group = optimizer.param_groups[0]
-    assert dict(zip(group["param_names"], group["params"], strict=True)) == places
-
-
-def test_a_name_of_one_s_own_goes_with_its_place():
-    model = network()
-    optimizer = torch.optim.SGD([*model[:4].named_parameters(), *model[4].named_parameters()], 0.1)
-    names = list(optimizer.param_groups[0]["param_names"])
-    assert names[-2:] == ["weight", "bias"]
-    surgery.follow(optimizer, OPERATIONS["other"](model))
-    assert optimizer.param_groups[0]["param_names"] == names
-
-
 def test_of_two_operations_the_second_is_named_until_it_is_followed():
     model, optimizer = trained()
     first, second = OPERATIONS["more"](model), OPERATIONS["other"](model)
     (note,) = surgery.follow(optimizer, first).notes
     assert "replace_head('4': 6) was done since" in note
     assert surgery.follow(optimizer, second).notes == ()
+
+
+def test_what_one_operation_did_to_two_models_is_one_operation():
+    donor, model = network(seed=3), network()
+    both = [torch.optim.SGD(each.parameters(), lr=0.1) for each in (donor, model)]
+    outcome = surgery.transplant(donor, model, {"3": "3"}, how="move")
+    for each in both:
+        assert not any("was done since" in note for note in surgery.follow(each, outcome).notes)
+
+
+def test_a_model_that_was_built_has_nothing_to_follow():
+    outcome = surgery.build(network, registry=NONE)
+    optimizer = torch.optim.SGD(outcome.model.parameters(), lr=0.1)
+    with pytest.raises(ArgumentError, match="built") as error:
+        surgery.follow(optimizer, outcome)
+    assert "parameter_groups(outcome.model)" in str(error.value.fix)
 
 
 def test_what_an_operation_left_behind_that_nobody_followed_is_said():
@@ -400,118 +334,8 @@ def test_a_state_dict_written_after_following_is_read_into_a_model_made_alike():
         assert torch.equal(one, two)
 
 
-def test_no_hook_runs_and_no_random_number_is_drawn():
-    model, optimizer = trained()
-    train(model, optimizer, batches(1))
-    steps: list[object] = []
-    optimizer.register_step_pre_hook(lambda *given: steps.append(given))
-    optimizer.register_step_post_hook(lambda *given: steps.append(given))
-    outcome = OPERATIONS["more"](model)
-    state = torch.get_rng_state()
-    surgery.follow(optimizer, outcome)
-    assert torch.equal(torch.get_rng_state(), state)
-    assert steps == []
-
-
-@pytest.mark.parametrize("inside", ["both", "follow"])
-def test_training_goes_on_after_inference(inside: str):
-    model = network()
-    optimizer = torch.optim.Adam(model.parameters())
-    averaged = torch.optim.swa_utils.AveragedModel(model)
-    train(model, optimizer, batches(1))
-    with torch.inference_mode(inside == "both"):
-        outcome = OPERATIONS["more"](model)
-    with torch.inference_mode():
-        surgery.follow(optimizer, outcome, averages=averaged)
-    for batch in batches(2):
-        train(model, optimizer, [batch])
-        averaged.update_parameters(model)
-    with torch.inference_mode():
-        outcome.undo()
-        surgery.follow(optimizer, outcome)
-    train(model, optimizer, batches(1))
-    averaged.update_parameters(model)
-
-
-@pytest.mark.parametrize("number", range(len(OPTIMIZERS)))
-def test_the_default_device_is_not_that_of_the_parameters(number: int):
-    model = network()
-    optimizer = OPTIMIZERS[number].make(model.parameters())
-    train(model, optimizer, batches(2))
-    outcome = OPERATIONS["more"](model)
-    plain = surgery.follow(optimizer, outcome)
-    state = held(optimizer)["states"]
-    outcome.undo()
-    surgery.follow(optimizer, outcome)
-    outcome = OPERATIONS["more"](model)
-    with torch.device("meta"):
-        assert surgery.follow(optimizer, outcome).moved == plain.moved
-    again = held(optimizer)["states"]
-    assert [*again.values()] == [] or same([*again.values()][-1], [*state.values()][-1])
-
-
-@pytest.mark.parametrize("cls", [Ahead, torch.optim.Adagrad])
-@pytest.mark.parametrize("operation", ["other", "deeper", "added", "load", "share"])
-def test_what_the_constructor_makes_is_made_for_what_comes_later(operation: str, cls: Any):
-    """The next step relies on it."""
-    model = network()
-    optimizer = cls(model.parameters())
-    train(model, optimizer, batches(1))
-    outcome = OPERATIONS[operation](model)
-    surgery.follow(optimizer, outcome)
-    sound(model, optimizer)
-    train(model, optimizer, batches(2))
-    counts = {float(optimizer.state[each]["step"]) for each in model.parameters()}
-    assert counts == {2, 3}
-    # One that was made in between has never seen what comes back.
-    between = cls(model.parameters())
-    outcome.undo()
-    for each in (optimizer, between):
-        surgery.follow(each, outcome)
-        sound(model, each)
-        train(model, each, batches(1))
-
-
-def test_a_model_that_was_converted_before_it_was_followed():
-    model, optimizer = trained()
-    train(model, optimizer, batches(1))
-    outcome = OPERATIONS["more"](model)
-    model.double()
-    surgery.follow(optimizer, outcome)
-    assert model[4].weight.grad.dtype == torch.float64
-    sound(model, optimizer)
-
-
-def test_what_is_remembered_goes_when_the_outcome_is_committed():
-    model, optimizer = trained()
-    train(model, optimizer, batches(1))
-    old = weakref.ref(model[4].weight)
-    state = weakref.ref(optimizer.state[model[4].weight]["momentum_buffer"])
-    outcome = OPERATIONS["more"](model)
-    surgery.follow(optimizer, outcome)
-    assert None not in (old(), state())
-    outcome.commit()
-    gc.collect()
-    assert old() is state() is None
-    with pytest.raises(ArgumentError, match="committed"):
-        surgery.follow(optimizer, outcome)
-    surgery.follow(optimizer, OPERATIONS["other"](model))
-    sound(model, optimizer)
-
-
 def test_several_optimizers_at_once_are_refused_with_the_remedy():
     model, optimizer = trained()
     with pytest.raises(ArgumentError, match="no optimizer") as error:
         surgery.follow([optimizer], OPERATIONS["more"](model))  # type: ignore[arg-type]
     assert "for each in optimizers" in str(error.value.fix)
-
-
-def test_what_is_remembered_goes_with_the_outcome():
-    model, optimizer = trained()
-    train(model, optimizer, batches(1))
-    outcome = OPERATIONS["more"](model)
-    surgery.follow(optimizer, outcome)
-    assert len(list(memory.memories_of(optimizer))) == 1
-    del outcome
-    gc.collect()
-    assert list(memory.memories_of(optimizer)) == []
