@@ -96,10 +96,11 @@ def exchange_of(outcome: Outcome) -> Exchange:
             here = outcome.new[step.address]
             found.refilled[id(here)] = (here, step.address)
             continue
-        if step.kind == "flag" and step.new:
+        if step.kind == "flag":
             there = tree.get(outcome.model, step.address)
-            coming = Come(there, step.address, part, step.address, unfrozen=True)
-            found.come.setdefault(id(there), coming)
+            if step.new and isinstance(there, torch.Tensor):
+                coming = Come(there, step.address, part, step.address, unfrozen=True)
+                found.come.setdefault(id(there), coming)
             continue
         old, new = dict(_old(outcome, step)), dict(_new(outcome, step))
         stays = {id(tensor) for tensor in new.values()}

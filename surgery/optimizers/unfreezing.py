@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import nn
@@ -13,8 +13,9 @@ from surgery.errors import ArgumentError, PlanError
 from surgery.families.registry import Registry
 from surgery.operations.freezing import freeze, unfreeze
 from surgery.operations.plan import Outcome
-from surgery.optimizers.stages import Layers, stages_of
-from surgery.patterns import prefixes
+from surgery.operations.selection import select
+from surgery.optimizers.stages import Layers, Stage, stages_of
+from surgery.patterns import Patterns, prefixes
 from surgery.shown import Shown
 
 _VERSION = 1
@@ -157,6 +158,7 @@ def unfreezing(
     every: int = 1,
     *,
     epochs: Mapping[str, int] | None = None,
+    except_: Patterns = (),
     layers: Layers = None,
     example: Any = None,
     registry: Registry | None = None,
@@ -167,6 +169,8 @@ def unfreezing(
         model: any module.
         every: how many epochs each stage trains before the one in front of it begins.
         epochs: for stages by name: the first epoch in which they train, instead.
+        except_: what the plan leaves alone, and stays frozen or trainable as it is: addresses or
+            patterns, as in ``freeze``. A stage of which nothing is left is none.
         layers: divide the depth of the graph into this many stages, whatever the family says; or
             ``"blocks"``: each block that the family knows is a stage.
         example: for recording: the arguments of one forward pass, if they are needed.
@@ -176,7 +180,8 @@ def unfreezing(
         The plan. ``plan.apply(model, epoch)`` at the beginning of each epoch carries it out.
 
     Raises:
-        ArgumentError: no number of epochs, or a stage that the model does not have.
+        ArgumentError: no number of epochs, a stage that the model does not have, or a pattern that
+            fits nothing.
         RecordError: no family knows the stages, and the model cannot be recorded.
 
     Example:
@@ -189,7 +194,9 @@ def unfreezing(
     """
     tree.check_model(model)
     _check_epoch(every, "every")
-    stages, _ = stages_of(model, layers=layers, example=example, registry=registry)
+    alone = select(model, except_, "except_", example=example, registry=registry)
+    found, _ = stages_of(model, layers=layers, example=example, registry=registry)
+    stages = [left for stage in found if (left := _less(stage, alone, model)).parts]
     names = [stage.name for stage in stages]
     given = _given(epochs)
     for name, epoch in given.items():
@@ -209,6 +216,16 @@ def unfreezing(
             for number, stage in enumerate(stages)
         )
     )
+
+
+def _less(stage: Stage, alone: frozenset[str], model: nn.Module) -> Stage:
+    """A stage less what is left alone, under any of its addresses."""
+    if not alone:
+        return stage
+    entries = tree.index(model).of_kind("parameter")
+    left = {entry.address for entry in entries if alone.isdisjoint(entry.addresses)}
+    parts = tuple(address for address in stage.parameters if address in left)
+    return stage if parts == stage.parameters else replace(stage, parts=parts)
 
 
 def _given(epochs: object) -> Mapping[str, int]:

@@ -139,6 +139,46 @@ def test_a_new_head_keeps_its_place_in_the_plan():
     assert [name for name, flag in flags(model) if flag] == ["4.weight", "4.bias"]
 
 
+def test_what_is_excepted_stays_as_it_is():
+    model = network()
+    model[0].weight.requires_grad_(False)
+    plan = surgery.unfreezing(
+        model, every=2, except_=["0", "*.bias"], example=EXAMPLE, registry=NONE
+    )
+    assert [(phase.epoch, phase.parts) for phase in plan.phases] == [
+        (4, ("1.weight",)),
+        (2, ("3.weight",)),
+        (0, ("4.weight",)),
+    ]
+    alone = {"0.weight": False, "0.bias": True, "1.bias": True, "3.bias": True, "4.bias": True}
+    for epoch, trains in ((0, {"4"}), (2, {"3", "4"}), (4, {"1", "3", "4"})):
+        plan.apply(model, epoch, registry=NONE)
+        expected = alone | {f"{n}.weight": str(n) in trains for n in (1, 3, 4)}
+        assert {name: p.requires_grad for name, p in model.named_parameters()} == expected
+    assert surgery.Unfreezing.from_dict(plan.as_dict()) == plan
+    with pytest.raises(ArgumentError, match="has such an address"):
+        surgery.unfreezing(model, except_="nowhere", example=EXAMPLE, registry=NONE)
+
+
+def test_adapters_are_unfrozen_and_what_they_adapt_is_not():
+    peft = pytest.importorskip("peft")
+    config = peft.LoraConfig(target_modules=["0", "3"], modules_to_save=["4"], r=2)
+    model = peft.get_peft_model(network(), config)
+    trained = {name for name, p in model.named_parameters() if p.requires_grad}
+    plan = surgery.unfreezing(
+        model,
+        except_=["*.base_layer", "*.original_module", "*.1"],
+        example=EXAMPLE,
+        registry=NONE,
+    )
+    last = max(phase.epoch for phase in plan.phases)
+    for epoch in range(last + 1):
+        plan.apply(model, epoch, registry=NONE)
+        now = {name for name, p in model.named_parameters() if p.requires_grad}
+        assert now <= trained
+        assert (now == trained) is (epoch == last)
+
+
 def test_wrong_arguments():
     model = network()
     plan = surgery.unfreezing(model, example=EXAMPLE, registry=NONE)
