@@ -109,8 +109,12 @@ def _steps(outcome: Outcome, average: nn.Module) -> Iterator[Step]:
     counterparts = _Counterparts(outcome, average)
     for step in outcome.plan.steps:
         if step.kind == "root":
-            raise _unlike(
-                "averages", "an operation inside the model", "a model that became another"
+            raise ArgumentError(
+                "the model is another object now, which no average of the former can become",
+                where="averages",
+                expected="an operation inside the model",
+                found=tree.class_name(type(outcome.model)),
+                fix="surgery.follow(optimizer, outcome), and AveragedModel(outcome.model) from now",
             )
         if step.kind in ("parameter", "buffer"):
             theirs = counterparts.tensor(step.address)

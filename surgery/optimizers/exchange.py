@@ -108,6 +108,8 @@ def exchange_of(outcome: Outcome) -> Exchange:
             if id(tensor) not in stays:
                 found.gone.setdefault(id(tensor), Gone(tensor, address, part))
         found.moved.update(_moved(old, new))
+        if step.kind == "root":
+            found.moved.update(_moved_inside(outcome, step))
         left = {id(tensor) for tensor in old.values()}
         for address, tensor in new.items():
             if id(tensor) not in left:
@@ -129,6 +131,18 @@ def _moved(
     for address, tensor in old.items():
         if new.get(address) is not tensor and id(tensor) in to:
             yield id(tensor), (address, to[id(tensor)])
+
+
+def _moved_inside(outcome: Outcome, step: Step) -> Iterator[tuple[int, tuple[str, str]]]:
+    """The parameters of a model that lives on inside a new root."""
+    before = outcome.operated.given if outcome.operated is not None else None
+    if before is None:
+        return
+    now = {id(each.tensor): each.address for each in tree.index(step.new).of_kind("parameter")}
+    for entry in tree.index(before).of_kind("parameter"):
+        after = now.get(id(entry.tensor), entry.address)
+        if after != entry.address:
+            yield id(entry.tensor), (entry.address, after)
 
 
 def _old(outcome: Outcome, step: Step) -> Iterator[tuple[str, torch.Tensor]]:

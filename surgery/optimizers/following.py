@@ -74,7 +74,8 @@ def follow(
             finds them.
         group: the number of the group for parameters that nothing else says the group of, for
             instance a head whose predecessor was frozen and in no group, or what was unfrozen and
-            is in no group yet. Left out, such parameters are not trained, and the notes say so.
+            is in no group yet; also for a head that was attached, instead of the group of what is
+            in front of it. Left out, such parameters are not trained, and the notes say so.
 
     Returns:
         What became of every parameter, and notes. ``print`` shows them.

@@ -90,7 +90,7 @@ def placed(
     goes to the group of a parameter like it (a matrix, or a vector, as groups are told apart by
     weight decay): of what was replaced, else the nearest in the model. Where nothing like it in
     the part that changed was in the optimizer, or another optimizer has it already, it belongs to
-    no group.
+    no group. Where nothing was replaced, a group that is given counts before what is near.
 
     Args:
         now: what the groups hold.
@@ -113,7 +113,7 @@ def placed(
             placing.groups[key] = where[key]
             placing.reasons[key] = "it is in there already"
             continue
-        slot, reason = (None, _FROZEN) if come.unfrozen else model.slot(come)
+        slot, reason = (None, _FROZEN) if come.unfrozen else model.slot(come, group)
         if slot is not None and come.before is None and key in taken:
             slot, reason = None, _ELSEWHERE
         elif slot is not None and not fits(where[slot], come.tensor, held[slot]):
@@ -125,7 +125,8 @@ def placed(
                 placing.reasons[key] = f"{reason} is there"
         else:
             placing.groups[key] = group
-            placing.reasons[key] = reason
+            if reason:
+                placing.reasons[key] = reason
             if group is not None:
                 ends.setdefault(group, []).append(come)
     placing.lists = _rewritten(now, exchange, ahead, behind, ends, naming)
@@ -218,11 +219,12 @@ class _Held:
         come = self.exchange.come.get(id(entry.tensor))
         return id(entry.tensor) if come is None or come.before is None else id(come.before)
 
-    def slot(self, come: Come) -> tuple[int | None, str]:
+    def slot(self, come: Come, group: int | None = None) -> tuple[int | None, str]:
         """Whose group a parameter takes, by ``id``; and the address of that one, or why nobody's.
 
         Args:
             come: a parameter that the optimizer does not hold.
+            group: where a person put it, which counts before what is near.
         """
         if come.before is not None:
             slot = id(come.before)
@@ -237,6 +239,8 @@ class _Held:
         like = [each for each in there if _alike(come, each)] or there
         if like and not any(id(each.tensor) in self.where for each in like):
             return None, _NOWHERE
+        if not found and group is not None:
+            return None, ""
         if not found and not self._trained_around(come):
             return None, "nothing around it is in a group"
         if not any(_alike(come, anchor) for anchor in found):

@@ -7,7 +7,9 @@ import torch
 from torch import nn
 
 import surgery
-from tests.optimizers.test_following import EXAMPLE, OPERATIONS, trained
+from surgery.errors import ArgumentError
+from surgery.operations.plan import Outcome
+from tests.optimizers.test_following import EXAMPLE, OPERATIONS, by_kind, trained
 from tests.optimizers.training import NONE, batches, held, network, same, sound, train
 
 
@@ -118,6 +120,52 @@ def test_names_stay_spelled_as_they_were(before: str):
     places = {before + name: each for name, each in model.named_parameters()}
     group = optimizer.param_groups[0]
     assert dict(zip(group["param_names"], group["params"], strict=True)) == places
+
+
+def attached(bare: nn.Module) -> Outcome:
+    example = torch.zeros(2, 8)
+    return surgery.replace_head(bare, 3, attach=True, example=example, registry=NONE)
+
+
+def trunk() -> nn.Module:
+    """Without a place of its own for a head, and ending in what is none."""
+    return nn.Sequential(nn.Linear(8, 16), nn.LayerNorm(16))
+
+
+def test_an_attached_head_goes_with_what_is_in_front_of_it_or_where_asked():
+    for group, groups in ((None, {0, 1}), (2, {2})):
+        model = trunk()
+        optimizer = torch.optim.SGD([*by_kind(model), {"params": [], "param_names": []}], lr=0.1)
+        followed = surgery.follow(optimizer, attached(model), group=group)
+        assert {moved.group for moved in followed.moved} == groups
+
+
+def test_names_change_with_the_root_and_back():
+    model = trunk()
+    optimizer = torch.optim.SGD(model.named_parameters(), lr=0.1)
+    before = list(optimizer.param_groups[0]["param_names"])
+    outcome = attached(model)
+    surgery.follow(optimizer, outcome)
+    group = optimizer.param_groups[0]
+    places = dict(outcome.model.named_parameters())
+    assert {"backbone.0.weight", "head.weight"} < places.keys()
+    assert dict(zip(group["param_names"], group["params"], strict=True)) == places
+    optimizer.add_param_group({"params": [("own", nn.Parameter(torch.zeros(2)))]})
+    outcome.undo()
+    surgery.follow(optimizer, outcome)
+    assert group["param_names"] == before
+
+
+def test_an_average_cannot_become_another_model():
+    model = trunk()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    averaged = torch.optim.swa_utils.AveragedModel(model)
+    outcome = attached(model)
+    with pytest.raises(ArgumentError, match="another object") as error:
+        surgery.follow(optimizer, outcome, averages=averaged)
+    assert "AveragedModel(outcome.model)" in str(error.value.fix)
+    surgery.follow(optimizer, outcome)
+    sound(outcome.model, optimizer)
 
 
 def test_a_name_of_one_s_own_goes_with_its_place():
