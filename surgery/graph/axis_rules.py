@@ -71,6 +71,13 @@ def _select(
     return None if dim == axis else axis - (dim < axis)
 
 
+def _padded(
+    node: Node, position: int, axis: int, before: tuple[int, ...], after: tuple[int, ...]
+) -> int | None:
+    # The first axis holds the rows of all samples, and becomes two.
+    return axis + len(after) - len(before) if position == 0 and axis else None
+
+
 def expand(
     node: Node, position: int, axis: int, before: tuple[int, ...], after: tuple[int, ...]
 ) -> int | None:
@@ -207,6 +214,9 @@ RULES: Mapping[str, Rule] = {
     **dict.fromkeys(("squeeze", "squeeze_"), _squeeze),
     **dict.fromkeys(("select", "unbind"), _select),
     **dict.fromkeys(("expand", "broadcast_to", "repeat"), expand),
+    **dict.fromkeys(
+        ("_jagged_to_padded_dense_forward", "_padded_dense_to_jagged_forward"), _padded
+    ),
     **dict.fromkeys(("index_select", "gather"), _pick),
     "stack": _stack,
     **dict.fromkeys(

@@ -12,7 +12,10 @@ from typing import Any, Protocol
 
 import torch
 from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import (
+    TorchDispatchMode,
+    is_traceable_wrapper_subclass_type,
+)
 
 from surgery.graph import remembered
 from surgery.graph.operators import Call, argument_at, behaviour, flat_tensors, results
@@ -86,6 +89,9 @@ class Execution(TorchDispatchMode):  # type: ignore[no-untyped-call]
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
+        # A tensor made of others, a nested one: it says what is done with those, and that is seen.
+        if types and any(map(is_traceable_wrapper_subclass_type, types)):
+            return NotImplemented
         kwargs = kwargs or {}
         known = behaviour(func)
         if known.composite:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import nn
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from surgery import tree
 from surgery.errors import ExampleError, RecordError, SurgeryError
@@ -152,7 +153,7 @@ def _run(
         untouched = kept(skeleton.originals)
         with untouched, contextlib.closing(execution), attempt.modes(), watching, execution:
             output = inputs.call(skeleton.model)
-            outputs = list(tensors(output))
+            outputs = list(_plain(tensors(output)))
     leaves = tuple(
         Leaf(path, spec_of(tensor), recorder.known(tensor) if recorder else None)
         for path, tensor in outputs
@@ -170,11 +171,22 @@ def _run(
 
 def _recorder(skeleton: Skeleton, inputs: Example, backend: Backend) -> Recorder:
     recorder = Recorder(skeleton, keep=backend == "meta")
-    for path, tensor in tensors(inputs.args, "args"):
+    for path, tensor in _plain(tensors(inputs.args, "args")):
         recorder.add_source("input", (path,), tensor)
-    for path, tensor in tensors(dict(inputs.kwargs), "kwargs"):
+    for path, tensor in _plain(tensors(dict(inputs.kwargs), "kwargs")):
         recorder.add_source("input", (path,), tensor)
     return recorder
+
+
+def _plain(found: Iterable[tuple[str, torch.Tensor]]) -> Iterator[tuple[str, torch.Tensor]]:
+    """Tensors made of others, nested ones, as these: operations run on them alone."""
+    for path, tensor in found:
+        if is_traceable_wrapper_subclass(tensor):
+            names, _ = tensor.__tensor_flatten__()
+            inner = ((f"{path}.{name.lstrip('_')}", getattr(tensor, name)) for name in names)
+            yield from _plain(inner)
+        else:
+            yield path, tensor
 
 
 def _execution(skeleton: Skeleton, recorder: Recorder | None, attempt: _Attempt) -> Execution:
