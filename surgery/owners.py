@@ -63,8 +63,10 @@ def owner_of(index: tree.Index, graph: Graph, mixing: Mixing) -> Owner:
     owners = list(dict.fromkeys(_layer(a) for source in sources for a in source.addresses))
     common = [o for o in owners if all(_owns(o, source) for source in sources)]
     if not common:
-        address = _common_prefix([source.addresses[0] for source in sources])
-        return Owner(address, (address,), "computed", weights, ())
+        address = _holder(sources, ran_in)
+        return Owner(
+            address, (address,), "computed", weights, _read_outside(graph, sources, address)
+        )
     chosen = ran_in if ran_in in common else common[0]
     module = tree.get_module(index.root, chosen)
     tied = _tied(graph, mixing, sources, chosen)
@@ -99,14 +101,41 @@ def _owns(layer: str, source: Node) -> bool:
     return any(_layer(address) == layer for address in source.addresses)
 
 
-def _common_prefix(addresses: list[str]) -> str:
-    parts = [address.split(".")[:-1] for address in addresses]
-    common = []
-    for names in zip(*parts, strict=False):
-        if len(set(names)) > 1:
-            break
-        common.append(names[0])
-    return ".".join(common)
+def _holder(sources: list[Node], ran_in: str) -> str:
+    """The innermost module that holds all parameters, each at one of its addresses.
+
+    Of several, the one in which the operation ran, or which holds it.
+    """
+    holding = [
+        {part for address in source.addresses for part in _above(address)} for source in sources
+    ]
+    common = set.intersection(*holding)
+    around = {ran_in, *_above(ran_in)}
+    return max(sorted(common), key=lambda each: (each.count(".") + bool(each), each in around))
+
+
+def _above(address: str) -> list[str]:
+    """Every address of which this one is a part: the root's is empty."""
+    names = address.split(".")
+    return [".".join(names[:length]) for length in range(len(names))]
+
+
+def _read_outside(graph: Graph, sources: list[Node], holder: str) -> tuple[str, ...]:
+    """Addresses outside the head of what it is computed from and an embedding reads as well."""
+    return tuple(
+        place
+        for source in sources
+        if _is_table(graph, source)
+        for place in source.addresses
+        if holder and not place.startswith(f"{holder}.")
+    )
+
+
+def _is_table(graph: Graph, source: Node) -> bool:
+    return any(
+        packet(graph.nodes[user].operation).startswith("embedding")
+        for user in graph.users[source.index]
+    )
 
 
 def _is_layer(module: nn.Module, sources: list[Node], address: str) -> bool:
@@ -130,11 +159,7 @@ def _tied(graph: Graph, mixing: Mixing, sources: list[Node], owner: str) -> tupl
     elsewhere = [
         place for source in sources for place in source.addresses if _layer(place) != owner
     ]
-    used = any(
-        packet(graph.nodes[user].operation).startswith("embedding")
-        for source in sources
-        for user in graph.users[source.index]
-    )
+    used = any(_is_table(graph, source) for source in sources)
     if used and not elsewhere:
         return tuple(source.addresses[0] for source in sources)
     return tuple(elsewhere) if used else ()

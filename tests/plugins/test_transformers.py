@@ -16,7 +16,7 @@ from torch import nn
 
 import surgery
 from benchmarks.zoo_configs import attempts
-from surgery.errors import ArgumentError, NoHeadError
+from surgery.errors import ArgumentError, NoHeadError, PlanError
 from surgery.families.applied import example_for, heads_for, stages_for, stem_for
 from surgery.families.registry import Registry
 from surgery.heads import find_heads
@@ -336,6 +336,31 @@ def test_a_tied_head_of_a_language_model_is_recognised(name: str, address: str, 
     (head,) = find_heads(other(name), registry=REGISTRY)
     assert (head.address, head.tied_to) == (address, (embedding,))
     assert head.corroborated
+
+
+@pytest.mark.parametrize(
+    ("name", "address", "embedding"),
+    [
+        # Two layers side by side, one of them the table's.
+        (
+            "MobileBertForMaskedLM",
+            "cls.predictions",
+            "mobilebert.embeddings.word_embeddings.weight",
+        ),
+        # No layer at all: the table scores what it reads.
+        (
+            "PerceiverForMaskedLM",
+            "perceiver.input_preprocessor.embeddings",
+            "perceiver.input_preprocessor.embeddings.weight",
+        ),
+    ],
+)
+def test_words_that_no_layer_alone_makes(name: str, address: str, embedding: str):
+    model = shrunken(name)
+    (head,) = find_heads(model, registry=REGISTRY)
+    assert (head.address, head.tied_to, head.corroborated) == (address, (embedding,), True)
+    with pytest.raises(PlanError):
+        surgery.replace_head(model, 7, registry=REGISTRY)
 
 
 def test_stages_are_the_layers():
