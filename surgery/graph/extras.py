@@ -7,7 +7,7 @@ are is for outputs to say, and whether outputs can say it is found out by leavin
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import SequenceMatcher
 
@@ -40,6 +40,7 @@ class Extra:
         entry: the first of them that reads what goes in, and which of its inputs that is.
         told: what they do, for people.
         instead: where both have the one operation with another number, that of the other graph.
+        parts: those of several that have one way in and one way out by themselves.
     """
 
     side: int
@@ -48,6 +49,7 @@ class Extra:
     entry: tuple[int, int]
     told: str
     instead: Node | None = None
+    parts: tuple[Extra, ...] = ()
 
     @property
     def exit(self) -> int:
@@ -77,10 +79,11 @@ def extras(alignment: Alignment) -> Iterator[Extra]:
         [('1', 'abs() then add(other=1, alpha=1) then div()')]
     """
     graphs = alignment.one.graph, alignment.other.graph
+    cells = _cells(alignment)
     seen: set[tuple[int, int]] = set()
     for lying in regions(alignment):
-        words = [_words(graph, region) for graph, region in zip(graphs, lying, strict=True)]
-        said = [list(map(_key, side)) for side in words]
+        found_in = map(_words, graphs, lying, cells)
+        (words, said) = zip(*found_in, strict=True)
         if said[0] == said[1]:
             continue
         changes = SequenceMatcher(a=said[0], b=said[1], autojunk=False).get_opcodes()
@@ -108,10 +111,12 @@ def _numbered_otherwise(
         return
     pairs = [(a.nodes[0], b.nodes[0]) for a, b in zip(one, other, strict=True)]
     settings = [(settings_of(a), settings_of(b)) for a, b in pairs]
-    for mine, theirs in settings:
-        apart = {name for name in mine.keys() | theirs.keys() if mine.get(name) != theirs.get(name)}
-        if not apart <= _NUMBERS:
-            return
+    apart = [
+        {name for name in mine.keys() | theirs.keys() if mine.get(name) != theirs.get(name)}
+        for mine, theirs in settings
+    ]
+    if not all(names and names <= _NUMBERS for names in apart):
+        return
     for (_, twin), word, like in zip(pairs, one, other, strict=True):
         found = _extra(graph, [word], 0)
         if found is not None:
@@ -119,14 +124,57 @@ def _numbered_otherwise(
             yield replace(found, told=told, instead=twin)
 
 
-def _words(graph: Graph, region: Region) -> tuple[Word, ...]:
-    """What is done in a region that changes numbers of the input or of a parameter."""
-    return spelled(graph, (n.index for n in region if _says(n) and _given_back(graph, n) is None))
+def _words(
+    graph: Graph, region: Region, cells: Mapping[int, int]
+) -> tuple[list[Word], list[Hashable]]:
+    """What is done in a region that changes numbers of the input or of a parameter.
+
+    Returns:
+        The operations, what is done to the same side by side; and for each what is equal for those
+        that do the same to the same. Code writes some numbers in single precision.
+    """
+    sources = _sources(region, cells)
+    found = []
+    through = (n.index for n in region if _says(n) and _given_back(graph, n) is None)
+    for word in spelled(graph, through):
+        told = wording(word.nodes, digits=6) if len(word.nodes) == 1 else ((word.name, ()),)
+        found.append((sorted(sources[word.nodes[-1].index]), word, told))
+    found.sort(key=lambda each: each[0])
+    return [word for _, word, _ in found], [(*known, told) for known, _, told in found]
 
 
-def _key(word: Word) -> Hashable:
-    """Equal for what computes the same; code writes some numbers in single precision."""
-    return wording(word.nodes, digits=6) if len(word.nodes) == 1 else ((word.name, ()),)
+def _cells(alignment: Alignment) -> tuple[dict[int, int], dict[int, int]]:
+    """By node of a cell, in both graphs, a number that it has in both; less than zero for none.
+
+    What one operation makes in one of them, and several in the other, has one number.
+    """
+    back = {b: a for a, b in alignment.pairs}
+    label = {a: a for a, _ in alignment.pairs}
+
+    def joined(numbers: Sequence[int]) -> None:
+        known = {label[number] for number in numbers if number in label}
+        label.update((each, min(known)) for each, old in label.items() if old in known)
+
+    nodes: tuple[dict[int, list[int]], dict[int, list[int]]] = {}, {}
+    for number, cell in enumerate(alignment.one.cells):
+        nodes[0].setdefault(cell.node, []).append(number)
+    for number, cell in enumerate(alignment.other.cells):
+        nodes[1].setdefault(cell.node, []).append(back.get(number, -1))
+    for numbers in (each for side in nodes for each in side.values() if len(each) > 1):
+        joined(numbers)
+    one, other = (
+        {node: label.get(numbers[-1], -1) for node, numbers in side.items()} for side in nodes
+    )
+    return one, other
+
+
+def _sources(region: Region, cells: Mapping[int, int]) -> dict[int, frozenset[int]]:
+    """The cells that lead to each operation of a region."""
+    found: dict[int, frozenset[int]] = {}
+    for node in region:
+        known = {cells[ref.node] for ref in node.inputs if ref.node in cells}
+        found[node.index] = frozenset(known).union(*(found.get(r.node, ()) for r in node.inputs))
+    return found
 
 
 def _says(node: Node) -> bool:
@@ -165,12 +213,15 @@ def _grouped(graph: Graph, alone: Sequence[Word], side: int) -> Iterator[Extra]:
         groups.append([*(each for group in into for each in group), word])
     for group in groups:
         group.sort(key=lambda word: word.nodes[0].index)
-        found = [_extra(graph, group, side)]
-        if found == [None]:
-            found = [_extra(graph, [word], side) for word in group]
-        for each in found:
-            if each is not None and not all(is_bound(graph.nodes[n]) for n in each.nodes):
-                yield each
+        each = (_extra(graph, [word], side) for word in group)
+        parts = tuple(
+            part for part in each if part is not None and not is_bound(graph.nodes[part.exit])
+        )
+        whole = _extra(graph, group, side) if len(group) > 1 else None
+        if whole is None:
+            yield from parts
+        elif parts:
+            yield replace(whole, parts=parts)
 
 
 def _numbers(group: Iterable[Word]) -> set[int]:

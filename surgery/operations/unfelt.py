@@ -83,13 +83,22 @@ def unfelt(model: Pass, found: Sequence[Extra]) -> tuple[list[Extra], list[Extra
         found: what only it has.
 
     Returns:
-        Those that nothing depends on, and those of which that cannot be told.
+        Those that nothing depends on, and those of which that cannot be told. Of several that
+        something depends on together, each is looked at by itself.
     """
+    hidden, untold = _weighed(model, found)
+    parts = [part for e in found if e not in hidden and e not in untold for part in e.parts]
+    more = _weighed(model, parts)
+    return hidden + more[0], untold + more[1]
+
+
+def _weighed(model: Pass, found: Sequence[Extra]) -> tuple[list[Extra], list[Extra]]:
+    """The same, for operations as they are."""
     found = [each for each in found if _fits(model.graph, each)]
     if not found:
         return [], []
     try:
-        base = [each.detach().clone() for each in model.run(found, (), grad=False).compared]
+        base = [each.detach().clone() for each in model.run((), (), grad=False).compared]
     except RuntimeError:
         # The code does something else than in its recording.
         return [], list(found)

@@ -128,6 +128,47 @@ def test_what_saturation_hides_is_named(place: str, back: bool):
     assert any(f"only the {side} has it" in note and "tanh" in note for note in told)
 
 
+class Gates(nn.Module):
+    """Two gates that are open or shut, made in one order or the other."""
+
+    def __init__(self, first: int, changed: int, change: Change = torch.tanh) -> None:
+        super().__init__()
+        self.gates = nn.ModuleList(nn.Linear(6, size) for size in (6, 1))
+        self.last = nn.Linear(6, 4)
+        self.first, self.changed, self.change = first, changed, change
+
+    def forward(self, x: Tensor) -> Tensor:
+        made = {}
+        for place in (self.first, 1 - self.first):
+            gate = self.gates[place](x) * 1e9
+            gate = self.change(gate) if place == self.changed else gate
+            made[place] = torch.sigmoid(gate * 1e9)
+        return self.last(made[0] * made[1])
+
+
+@pytest.mark.parametrize("back", [False, True])
+def test_the_same_operation_on_something_else_is_named(back: bool):
+    # In order of execution both do the same.
+    told = brought(Gates(back, back), Gates(not back, not back), ROWS)
+    assert told is not None
+    assert {note.split(", and ")[1][:14] for note in told} == {"only the donor", "only the recip"}
+    assert all("tanh" in note for note in told)
+    assert brought(Gates(0, back), Gates(1, back), ROWS) == ()
+
+
+@pytest.mark.parametrize("back", [False, True])
+def test_one_of_several_is_named_where_the_rest_is_written_out(back: bool):
+    # What is never negative has no sign to lose.
+    signs: Mapping[str, Change] = {"kept": lambda x: x, "lost": torch.abs}
+    for name, sign in signs.items():
+        pair = [Gated(), Gated()]
+        pair[back].changes["stem"] = torch.tanh
+        pair[not back].changes["stem"] = lambda x, sign=sign: 2 / (1 + sign((-2 * x).exp())) - 1
+        told = brought(*pair, ROWS)
+        assert told is not None
+        assert [note.rpartition(" ")[2] for note in told] == {"kept": [], "lost": ["abs()"]}[name]
+
+
 @pytest.mark.parametrize("name", ["mul", "add"])
 @pytest.mark.parametrize("back", [False, True])
 def test_numbers_that_saturation_hides_are_named(name: str, back: bool):
