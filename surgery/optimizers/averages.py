@@ -185,16 +185,20 @@ class _Counterparts:
             address = places.get(id(entry.tensor))
             if address is not None:
                 memo[id(entry.tensor)] = self.tensor(address)
+        # Copying notes in there what it makes.
+        apart = set(map(id, memo.values()))
         made: nn.Module = copy.deepcopy(step.new, memo)
         old = tree.get_module(self.average, step.address)
         like = next(iter((*old.parameters(), *self.average.parameters())), None)
-        apart = set(map(id, memo.values()))
-        for each in made.parameters():
-            if id(each) not in apart:
-                if like is not None:
-                    each.data = each.data.to(device=like.device, dtype=like.dtype)
-                    each.requires_grad_(like.requires_grad)
-                each.grad = None
+        same = _dtype(self.average) == _dtype(tree.unwrap(self.outcome.model))
+        for each in (*made.parameters(), *made.buffers()):
+            if id(each) in apart or like is None:
+                continue
+            as_is = same or not each.is_floating_point()
+            each.data = each.data.to(like.device, each.dtype if as_is else like.dtype)
+            each.grad = None
+            if isinstance(each, nn.Parameter) and each.is_floating_point():
+                each.requires_grad_(like.requires_grad)
         return made
 
 

@@ -231,10 +231,10 @@ class _Following:
         tensors |= {key: each.tensor for key, each in self.exchange.gone.items()}
         moved = list(self._moved_back(states))
         if memory is None:
-            after = self.placing.lists.where()
-            come = ((key, c) for key, c in self.exchange.come.items() if key in after)
-            states = {key: self._ahead(after[key], c.tensor) for key, c in come}
-            tensors |= {key: each.tensor for key, each in self.exchange.come.items()}
+            held, after = self.now.where(), self.placing.lists.where()
+            come = {k: c.tensor for k, c in self.exchange.come.items() if k not in held}
+            states = {k: self._ahead(after.get(k), tensor) for k, tensor in come.items()}
+            tensors |= come
         if memory is not None and memory.averages:
             first = memory.averages[0]
             if first.operated is not None and not first.operated.over:

@@ -101,6 +101,18 @@ def test_what_the_constructor_makes_is_made_for_what_comes_later(operation: str,
         train(model, each, batches(1))
 
 
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_following_what_was_undone_unheard_changes_nothing(operation: str):
+    model = network()
+    optimizer = torch.optim.Adam(model.parameters())
+    train(model, optimizer, batches(2))
+    before = held(optimizer)
+    outcome = OPERATIONS[operation](model)
+    outcome.undo()
+    surgery.follow(optimizer, outcome)
+    assert same(held(optimizer), before)
+
+
 def test_a_model_that_was_converted_before_it_was_followed():
     model, optimizer = trained()
     train(model, optimizer, batches(1))

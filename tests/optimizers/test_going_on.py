@@ -406,6 +406,31 @@ def test_averages_of_adapted_inputs_are_the_adapted_average():
     torch.testing.assert_close(averaged.module[0].weight, expected[0].weight)
 
 
+@pytest.mark.parametrize("operation", ["keep", "hidden", "replace", "wrap"])
+def test_an_average_stays_as_precise_and_as_frozen_as_it_is(operation: str):
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    average = copy.deepcopy(model).to(torch.bfloat16).requires_grad_(False).eval()
+    example = torch.zeros(2, 8)
+    if operation == "keep":
+        outcome = more_classes(model)
+    elif operation == "hidden":
+        outcome = surgery.replace_head(
+            model, 6, heads="4", hidden=(3,), example=example, registry=NONE
+        )
+    else:
+        added = nn.BatchNorm1d(16) if operation == "replace" else nn.PReLU()
+        new = nn.Sequential(nn.Linear(16, 16) if operation == "replace" else model[3], added)
+        outcome = surgery.replace(model, {"3": new}, example=example, registry=NONE)
+    train(model, optimizer, batches(1))
+    surgery.follow(optimizer, outcome, averages=average)
+    held_now = (*average.parameters(), *average.buffers())
+    assert {each.dtype for each in held_now if each.is_floating_point()} == {torch.bfloat16}
+    assert not any(p.requires_grad for p in average.parameters())
+    assert not any(each.training for each in average.modules())
+    average(torch.zeros(2, 8, dtype=torch.bfloat16))
+
+
 def test_an_average_that_is_handed_over_twice_changes_once():
     model = network()
     both = [torch.optim.SGD(each.parameters(), lr=0.1) for each in (model[:4], model[4])]
