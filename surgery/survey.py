@@ -350,13 +350,18 @@ def _whole(leaf: Leaf, sites: Sites) -> Sites:
     """The sites whose features fill the axis, or that fill it together; a padded one if alone."""
     size = leaf.spec.shape
     full = [pair for pair in sites if pair[1].span == size[pair[1].axis]]
-    if full:
-        return full
     parts = [pair for pair in sites if pair[1].span < size[pair[1].axis]]
+    if any(site.span > 1 for _, site in full):
+        return full
     axes = {site.axis for _, site in parts}
-    if len(axes) == 1 and sum(site.span for _, site in parts) == size[axes.pop()]:
-        return parts
-    return parts if len(parts) == 1 else []
+    joined: Sites = []
+    if len(axes) == 1:
+        spans, whole = [site.span for _, site in parts], size[axes.pop()]
+        # Levels of a pyramid make the same entries each, for other places of another axis.
+        levels = len(parts) > len(set(spans)) and sum(set(spans)) <= whole
+        joined = parts if sum(spans) == whole or levels else []
+    # One feature fills whatever has one entry, the axis of a single sample too.
+    return joined or full or (parts if len(parts) == 1 else [])
 
 
 def _branches(graphs: Mapping[str, Graph], places: Mapping[str, tuple[Site, ...]]) -> str:

@@ -35,7 +35,8 @@ class Pooled(Ragged):
 
 class Padded(Ragged):
     def forward(self, rows: list[Tensor]) -> Tensor:
-        return torch.nested.to_padded_tensor(self.fc(self.features(rows)), 0.0)
+        scores: Tensor = self.fc(self.features(rows))
+        return torch.nested.to_padded_tensor(scores, 0.0)
 
 
 class ForEachRow(Ragged):

@@ -73,13 +73,23 @@ def _bound(
 
 
 def _together(known: Survey, head: Head, other: Head) -> bool:
-    """Whether two heads are added up, averaged or chosen between in one output."""
-    places = {(s.mode, s.leaf.path) for s in known.sites[head.address] if _fills(s)}
-    return any((s.mode, s.leaf.path) in places for s in known.sites[other.address] if _fills(s))
+    """Whether two heads are added up, averaged or chosen between in one output, or are levels."""
+    mine, others = (
+        {(s.mode, s.leaf.path, s.span) for s in known.sites[h.address] if _is_shared(known, s)}
+        for h in (head, other)
+    )
+    return not mine.isdisjoint(others)
 
 
-def _fills(site: Site) -> bool:
-    return site.span == site.leaf.spec.shape[site.axis]
+def _is_shared(known: Survey, site: Site) -> bool:
+    """Whether a head's classes fill an axis, or heads stand in it that would not fit side by side.
+
+    The levels of a pyramid do: each makes the same entries, for other places of another axis.
+    """
+    size = site.leaf.spec.shape[site.axis]
+    place = (site.mode, site.leaf.path)
+    beside = [s for sites in known.sites.values() for s in sites if (s.mode, s.leaf.path) == place]
+    return site.span == size or sum(s.span for s in beside) > size
 
 
 def output_changes(
