@@ -135,7 +135,7 @@ def _words(
     """
     sources = _sources(region, cells)
     found = []
-    through = (n.index for n in region if _says(n) and _given_back(graph, n) is None)
+    through = (n.index for n in region if _says(n) and given_back(graph, n) is None)
     for word in spelled(graph, through):
         told = wording(word.nodes, digits=6) if len(word.nodes) == 1 else ((word.name, ()),)
         found.append((sorted(sources[word.nodes[-1].index]), word, told))
@@ -185,7 +185,7 @@ def _says(node: Node) -> bool:
     return floating and (node.depends_on_input or bool(node.parameters))
 
 
-def _given_back(graph: Graph, node: Node) -> Ref | None:
+def given_back(graph: Graph, node: Node) -> Ref | None:
     """What an operation gives back number for number, whatever its form; None for something else.
 
     What was written somewhere is what is read there.
@@ -248,7 +248,7 @@ def _extra(graph: Graph, group: Sequence[Word], side: int) -> Extra | None:
 
 def _origin(graph: Graph, ref: Ref) -> Node:
     """What made the numbers that are read, behind all that only moves them."""
-    while (source := _given_back(graph, graph.nodes[ref.node])) is not None:
+    while (source := given_back(graph, graph.nodes[ref.node])) is not None:
         ref = source
     return graph.nodes[ref.node]
 
@@ -258,7 +258,7 @@ def _readers(graph: Graph, number: int) -> set[int]:
     found, pending = set[int](), list(graph.users[number])
     while pending:
         each = pending.pop()
-        if _given_back(graph, graph.nodes[each]) is not None:
+        if given_back(graph, graph.nodes[each]) is not None:
             pending += graph.users[each]
         else:
             found.add(each)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections import Counter
-from collections.abc import Collection, Hashable, Iterable, Iterator
+from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping
 
 import torch
 
@@ -13,10 +13,11 @@ from surgery import tree
 from surgery.graph.align import Alignment
 from surgery.graph.aten import packet
 from surgery.graph.canonical import UNORDERED
+from surgery.graph.extras import given_back
 from surgery.graph.graph import Graph, Node, Ref
 from surgery.graph.pieces import KEEPS, MOVES, moved
-from surgery.graph.recorder import UPDATED
 from surgery.graph.wording import name_of, written
+from surgery.operations.seams import produced
 
 # Movements of more numbers than this are not followed.
 _LARGEST = 1 << 20
@@ -92,13 +93,14 @@ def beyond(
             more = f"; and {len(modules) - 1} more like this" if len(modules) > 1 else ""
             found.append(f"not compared, and only the {side} has it: {modules[0]} {told}{more}")
     if not found and any(left):
+        names = _named(alignment, covered)
         ways = [
-            Counter(_ways(graph, nodes, known))
-            for graph, nodes, known in zip(graphs, left, listed, strict=True)
+            Counter(_ways(graph, nodes, known, made))
+            for graph, nodes, known, made in zip(graphs, left, listed, names, strict=True)
         ]
         if ways[0] != ways[1]:
             first = next(iter(ways[0] - ways[1] or ways[1] - ways[0]))
-            found.append(f"not compared, and in another order in the two: {first[1]} of {first[0]}")
+            found.append(f"not compared, and in another order in the two: {first[2]} of {first[0]}")
     return (*found, *_moved_apart(graphs, covered, listed))
 
 
@@ -175,8 +177,8 @@ def _left(graph: Graph, done: set[int]) -> Iterator[Node]:
     wanted = reached(graph, (leaf.source.node for leaf in graph.leaves if leaf.source is not None))
     wanted -= done
     for node in graph.operations:
-        says = node.depends_on_input and node.operation != UPDATED
-        if node.index in wanted and says and packet(node.operation) not in MOVES:
+        says = node.depends_on_input and given_back(graph, node) is None
+        if node.index in wanted and says:
             yield node
 
 
@@ -184,10 +186,27 @@ def _has(node: Node, known: set[str]) -> bool:
     return any(address in known for addresses in node.parameters for address in addresses)
 
 
+def _named(
+    alignment: Alignment, covered: tuple[set[int], set[int]]
+) -> tuple[dict[int, tuple[str, int]], dict[int, tuple[str, int]]]:
+    """What was compared by the node that makes it: in both the recipient's name and one number.
+
+    One layer may be one operation here and two there.
+    """
+    found: tuple[dict[int, tuple[str, int]], dict[int, tuple[str, int]]] = {}, {}
+    for a, b in alignment.pairs:
+        one, other = alignment.one.cells[a], alignment.other.cells[b]
+        if one.node in covered[0] and other.node in covered[1] and other.slots:
+            made = produced(alignment.one, a), produced(alignment.other, b)
+            if made[0] is not None and made[1] is not None:
+                found[0][made[0]] = found[1][made[1]] = other.module or "the model", b
+    return found
+
+
 def _ways(
-    graph: Graph, nodes: Iterable[Node], known: set[str]
-) -> Iterator[tuple[str, str, Hashable]]:
-    """What each operation reads: the operation before it, its own name, the place.
+    graph: Graph, nodes: Iterable[Node], known: set[str], names: Mapping[int, tuple[str, int]]
+) -> Iterator[tuple[str, int, str, Hashable]]:
+    """What each operation reads: the operation before it, which that is, its own name, the place.
 
     A layer that is listed is passed over: what stands behind it reads what it reads.
     """
@@ -195,9 +214,10 @@ def _ways(
         for place, ref in enumerate(node.inputs):
             before = graph.nodes[ref.node]
             while before.role == "operation" and (
-                packet(before.operation) in MOVES or _has(before, known)
+                given_back(graph, before) is not None or _has(before, known)
             ):
                 into = [each for each in before.inputs if graph.nodes[each.node].depends_on_input]
                 before = graph.nodes[(into or before.inputs)[0].node]
             at = -1 if name_of(node) in UNORDERED else place
-            yield written(before) if before.role == "operation" else before.role, written(node), at
+            told = written(before) if before.role == "operation" else before.role
+            yield *names.get(before.index, (told, -1)), written(node), at
