@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -185,6 +185,8 @@ class _Following:
     now: Lists
     exchange: Exchange
     placing: Placing
+    # Sorts of parameters whose state is made at their first step.
+    at_first_step: set[tuple[object, ...]] = field(default_factory=set)
 
     @property
     def optimizer(self) -> Optimizer:
@@ -313,13 +315,19 @@ class _Following:
         """What each keeper has to have of a parameter before it steps it for the first time."""
         if number is None:
             return tuple(None for _ in self.keepers)
+        return tuple(self._made_ahead(each, number, tensor) for each in self.keepers)
+
+    def _made_ahead(self, keeper: Optimizer, number: int, tensor: torch.Tensor) -> State | None:
+        if keeper in self.keepers.around:
+            return None
         group: dict[str, Any] = self.optimizer.param_groups[number]
-        return tuple(
-            made_ahead(each, group, tensor)
-            if each not in self.keepers.around and any(group is g for g in each.param_groups)
-            else None
-            for each in self.keepers
-        )
+        sort = (id(keeper), number, tensor.dim(), tensor.dtype, tensor.device)
+        if sort in self.at_first_step or all(group is not each for each in keeper.param_groups):
+            return None
+        found = made_ahead(keeper, group, tensor)
+        if found is None:
+            self.at_first_step.add(sort)
+        return found
 
     def _why(self, key: int) -> str:
         return self.placing.reasons.get(key, "")

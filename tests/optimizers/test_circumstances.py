@@ -11,7 +11,7 @@ import torch
 
 import surgery
 from surgery.errors import ArgumentError
-from surgery.optimizers import memory
+from surgery.optimizers import following, memory
 from surgery.optimizers.places import Lists
 from tests.optimizers.test_following import OPERATIONS, by_kind, trained
 from tests.optimizers.training import OPTIMIZERS, Ahead, batches, held, network, same, sound, train
@@ -99,6 +99,19 @@ def test_what_the_constructor_makes_is_made_for_what_comes_later(operation: str,
         surgery.follow(each, outcome)
         sound(model, each)
         train(model, each, batches(1))
+
+
+def test_whether_a_step_makes_the_state_is_asked_once_for_each_sort(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    model = network()
+    optimizer = torch.optim.Adam(model.parameters())
+    train(model, optimizer, batches(1))
+    asked: list[int] = []
+    real = following.made_ahead
+    monkeypatch.setattr(following, "made_ahead", lambda *given: asked.append(1) or real(*given))
+    moved = surgery.follow(optimizer, OPERATIONS["load"](model)).moved
+    assert (len(moved), len(asked)) == (6, 2)
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)
