@@ -69,7 +69,7 @@ def owner_of(index: tree.Index, graph: Graph, mixing: Mixing) -> Owner:
         )
     chosen = ran_in if ran_in in common else common[0]
     module = tree.get_module(index.root, chosen)
-    tied = _tied(graph, mixing, sources, chosen)
+    tied = _tied(index, graph, sources, chosen)
     if len(sources) == 1 and not _is_layer(module, sources, chosen):
         addresses = sources[0].addresses
         return Owner(addresses[0], addresses, "parameter", weights, tied)
@@ -154,12 +154,14 @@ def _is_layer(module: nn.Module, sources: list[Node], address: str) -> bool:
     return not others
 
 
-def _tied(graph: Graph, mixing: Mixing, sources: list[Node], owner: str) -> tuple[str, ...]:
+def _tied(index: tree.Index, graph: Graph, sources: list[Node], owner: str) -> tuple[str, ...]:
     """Addresses of the weight in layers that use it for something else than this head."""
     elsewhere = [
         place for source in sources for place in source.addresses if _layer(place) != owner
     ]
-    used = any(_is_table(graph, source) for source in sources)
+    # A table stays one in a pass that is given what it would have read from it.
+    held = any(isinstance(tree.get_module(index.root, _layer(e)), nn.Embedding) for e in elsewhere)
+    used = held or any(_is_table(graph, source) for source in sources)
     if used and not elsewhere:
         return tuple(source.addresses[0] for source in sources)
     return tuple(elsewhere) if used else ()

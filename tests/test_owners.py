@@ -51,3 +51,20 @@ class Apart(Words):
 def test_what_only_the_root_holds_is_the_roots() -> None:
     (head,) = find_heads(Apart(), torch.zeros(2, 3, dtype=torch.long), registry=NO_PLUGINS)
     assert (head.address, head.kind) == ("", "computed")
+
+
+class Given(nn.Module):
+    """Scores words by a table that another model reads from for it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.scores = nn.Embedding(11, 6), nn.Linear(6, 11, bias=False)
+        self.scores.weight = self.table.weight
+
+    def forward(self, read: torch.Tensor) -> torch.Tensor:
+        return self.scores(read)
+
+
+def test_a_table_is_tied_also_where_nothing_reads_from_it() -> None:
+    (head,) = find_heads(Given(), torch.zeros(2, 6), registry=NO_PLUGINS)
+    assert (head.address, head.tied_to) == ("scores", ("table.weight",))
