@@ -28,6 +28,7 @@ from surgery.families.registry import Registry, in_force
 from surgery.findings import Evidence, Head, HeadOutput, Heads
 from surgery.graph.aten import packet
 from surgery.graph.axes import Track, follow, packings_of
+from surgery.graph.cut import is_cut
 from surgery.graph.example import Example
 from surgery.graph.graph import Graph, Leaf, Node, Ref
 from surgery.graph.packing import PLAIN, Packing
@@ -271,7 +272,8 @@ def _sites(mode: str, graph: Graph, leaf: Leaf, looking: _Looking) -> tuple[Site
     if len(mixings) > _STREAM and mixings[0].node in ancestors(graph, mixings[-1].node):
         return [], _stream(graph, leaf, mixings)
     found = [_site(mode, graph, leaf, mixing, looking) for mixing in mixings]
-    sites = _whole(leaf, [pair for pair in found if pair is not None])
+    there = [pair for pair in found if pair is not None]
+    sites = _whole(leaf, there) or [pair for pair in there if _is_cut(graph, pair, looking)][:1]
     if not sites:
         sites = list(_scored(mode, graph, leaf, mixings, looking))
         if sites:
@@ -362,6 +364,15 @@ def _whole(leaf: Leaf, sites: Sites) -> Sites:
         joined = parts if sum(spans) == whole or levels else []
     # One feature fills whatever has one entry, the axis of a single sample too.
     return joined or full or (parts if len(parts) == 1 else [])
+
+
+def _is_cut(graph: Graph, pair: tuple[Owner, Site], looking: _Looking) -> bool:
+    """Whether a family's head makes more than the output, which leaves the last rows away."""
+    owner, site = pair
+    claimed = claim_on(looking.claims, owner)
+    if claimed is None or claimed.claim.role in SCORED:
+        return False
+    return is_cut(graph, site.track.axes, site.leaf)
 
 
 def _branches(graphs: Mapping[str, Graph], places: Mapping[str, tuple[Site, ...]]) -> str:
