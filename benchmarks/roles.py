@@ -4,6 +4,7 @@ Each class is a line of `results/roles.jsonl` as soon as it is done.
 
 python -m benchmarks.roles                    # all that is missing, and the table
 python -m benchmarks.roles MULTIPLE_CHOICE    # of one task
+python -m benchmarks.roles BltForCausalLM     # one class, again
 """
 
 from __future__ import annotations
@@ -46,15 +47,19 @@ TASKS: dict[str, tuple[str, int]] = {
     "SEQ_TO_SEQ_CAUSAL_LM": ("words", 2),
     "CAUSAL_LM": ("words", 2),
 }
-# What stands behind a task and does another: its answers are classes.
-OTHERS = {"LxmertForQuestionAnswering": "main"}
+# What stands behind a task and does another: its answers are classes, or words.
+OTHERS = {"LxmertForQuestionAnswering": "main", "Blip2ForConditionalGeneration": "words"}
+# What makes the words where ``get_output_embeddings()`` names the table that reads them.
+MISNAMED = {"FSMTForConditionalGeneration": "model.decoder.output_projection"}
 
 WHAT = """Each class behind the auto classes of these tasks is built small where it can be built \
-so, and recorded on what the plugin says is its input. Its heads must be corroborated and have the \
-role of the task: `span` scores where an answer starts and ends, `choice` each choice, `main` \
-makes classes. A layer that makes words must be the one that `get_output_embeddings()` names, if \
-any, and be said to be tied exactly where its weight is that of an embedding. A class \
-behind several tasks is counted at the first."""
+so, and recorded on what the plugin says is its input. Its heads, the corroborated ones that \
+operations take, must have the role of the task: `span` scores where an answer starts and ends, \
+`choice` each choice, `main` makes classes. A layer that makes words must be the one that \
+`get_output_embeddings()` names, if any, and be said to be tied exactly where its weight is that \
+of an embedding; FSMT names the table that reads, and there it is the layer that makes its words. \
+Where something else makes an output as well, it stays an uncorroborated candidate beside the \
+head; these are counted. A class behind several tasks is counted at the first."""
 
 
 def classes(task: str) -> Iterator[str]:
@@ -94,19 +99,24 @@ def look(row: Row, registry: Registry) -> Row:
             continue
         require(bool(heads), heads.ending)
         named = ", ".join(f"{head.address} ({head.role})" for head in heads)
-        require(all(head.corroborated for head in heads), f"not corroborated: {named}")
-        require({head.role for head in heads} == {"main" if role == "words" else role}, named)
+        certain = [head for head in heads if head.corroborated]
+        require(bool(certain), f"not corroborated: {named}")
+        require({head.role for head in certain} == {"main" if role == "words" else role}, named)
         if role == "words":
-            check_words(model, heads)
-        found = tuple(head.address for head in heads)
-        tied = {"tied": any(head.tied_to for head in heads)}
-        return dataclasses.replace(row, status="done", heads=found, right=tied)
+            check_words(model, certain)
+        found = tuple(head.address for head in certain)
+        tied = any(head.tied_to for head in certain)
+        right = {"tied": tied, "beside": len(certain) < len(heads)}
+        return dataclasses.replace(row, status="done", heads=found, right=right)
     raise error or FailedError("nothing was built")
 
 
-def check_words(model: Any, heads: surgery.Heads) -> None:
+def check_words(model: Any, heads: Sequence[surgery.Head]) -> None:
     """Whether the layer that makes words is the library's, and tied where it is."""
-    weight = getattr(model.get_output_embeddings(), "weight", None)
+    words = model.get_output_embeddings()
+    if type(model).__name__ in MISNAMED:
+        words = model.get_submodule(MISNAMED[type(model).__name__])
+    weight = getattr(words, "weight", None)
     if weight is None:
         return
     own = {name for name, part in model.named_parameters(remove_duplicate=False) if part is weight}
@@ -125,16 +135,16 @@ def report(rows: Sequence[Row]) -> tuple[str, str]:
     for task in TASKS:
         own = [row for row in rows if row.library == task]
         counts = [sum(row.status == status for row in own) for status in ("done", "missing")]
-        tied = sum(row.right.get("tied", False) for row in own)
+        tied, beside = (sum(r.right.get(key, False) for r in own) for key in ("tied", "beside"))
         failed = len(own) - sum(counts)
         cells.append(
             [
                 task.lower(),
                 f"{len(own)} of {every[task]}",
-                *map(str, (counts[0], tied, counts[1], failed)),
+                *map(str, (counts[0], tied, beside, counts[1], failed)),
             ]
         )
-    headers = ["task", "examined", "named for what they are", "of them tied"]
+    headers = ["task", "examined", "named for what they are", "of them tied", "beside a candidate"]
     table = markdown([*headers, "other package missing", "failed"], cells)
     failed = [[r.name, r.library.lower(), reason(r)] for r in rows if r.status != "done"]
     return table, markdown(["class", "task", "reason"], failed) if failed else "Nothing failed."
@@ -146,14 +156,16 @@ def reason(row: Row) -> str:
 
 def main(arguments: Sequence[str] = ()) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.roles")
-    parser.add_argument("tasks", nargs="*", metavar="TASK", help=", ".join(TASKS))
+    parser.add_argument("names", nargs="*", help=f"classes, each again; or {', '.join(TASKS)}")
     parser.add_argument("--retry", action="store_true", help="what failed as well")
     asked = parser.parse_args(arguments)
     torch.set_num_threads(THREADS)
     silence()
     rows = subjects()
     done = {row.name for row in kept() if not (asked.retry and row.status == "failed")}
-    chosen = [r for r in rows if r.library in (asked.tasks or TASKS) and r.name not in done]
+    done -= {*asked.names}
+    wanted = {*asked.names} or {*TASKS}
+    chosen = [r for r in rows if {r.library, r.name} & wanted and r.name not in done]
     for row in track(chosen, "transformers"):
         add(KEPT, attempt(row, partial(look, registry=Registry.of(FAMILY)), SECONDS))
     table, failed = report(kept())
