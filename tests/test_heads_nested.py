@@ -36,7 +36,8 @@ class Pooled(Ragged):
 class Padded(Ragged):
     def forward(self, rows: list[Tensor]) -> Tensor:
         scores: Tensor = self.fc(self.features(rows))
-        return torch.nested.to_padded_tensor(scores, 0.0)
+        padded: Tensor = scores.to_padded_tensor(0.0)
+        return padded
 
 
 class ForEachRow(Ragged):
