@@ -27,7 +27,7 @@ def is_cut(graph: Graph, axes: Mapping[Ref, int], leaf: Leaf) -> bool:
         >>> is_cut(graph, follow(graph, Ref(made.index), 1).axes, graph.leaves[0])
         True
     """
-    if leaf.source not in axes:
+    if leaf.source is None or leaf.source not in axes:
         return False
     ref, cuts = leaf.source, 0
     while True:
