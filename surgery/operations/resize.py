@@ -30,6 +30,7 @@ from surgery.operations.rebuild import rebuilt_step
 from surgery.operations.simulate import outputs_after
 from surgery.operations.size import growth
 from surgery.operations.unnamed import count_step, with_unnamed_counts
+from surgery.operations.unread import unread_notes
 from surgery.operations.unseen import check_unseen
 from surgery.survey import Survey
 
@@ -93,13 +94,14 @@ def plan_resizing(
     if are_few(known, chosen):
         check_few(outputs, outputs_after(model, steps, known.example, known.graphs))
     idle = idle_notes(model, known, chosen, items)
+    unread = unread_notes(known, chosen)
     return Plan(
         title,
         steps,
         outputs,
         growth(model, steps),
         probes={head.address: size for head, size in trial},
-        notes=_notes(model, known, chosen, names, (*remarks, *tables, *idle)),
+        notes=_notes(model, known, chosen, names, (*remarks, *tables, *idle, *unread)),
         example=known.example,
     )
 
