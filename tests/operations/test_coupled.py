@@ -50,6 +50,50 @@ def test_a_larger_table_needs_no_word() -> None:
     assert outcome.plan.notes == ()
 
 
+class Selected(nn.Module):
+    """Chooses a place or a class from the scores of every place, and looks it up in a table."""
+
+    def __init__(self, how: str, rows: int) -> None:
+        super().__init__()
+        self.how = how
+        self.trunk, self.fc = nn.Linear(8, 16), nn.Linear(16, 5)
+        self.table = nn.Parameter(torch.randn(1, rows, 4))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        scores = self.fc(self.trunk(x).relu())
+        best, classes = scores.max(-1)
+        strongest = best.topk(2, 1)
+        places = {
+            "strongest": strongest.indices,
+            "sorted": best.sort(1).indices[:, :2],
+            "by class": scores.argmax(1)[:, :2],
+            "in order": classes.sort(1).indices[:, :2],
+            "class": classes[:, :2],
+            "class of the strongest": classes.gather(1, strongest.indices),
+            "class among the first": classes.sort(1).values[:, :2],
+        }[self.how]
+        table = self.table.expand(len(x), -1, -1)
+        return scores, table.gather(1, places[..., None].expand(-1, -1, 4))
+
+
+@pytest.mark.parametrize("how", ["strongest", "sorted", "by class", "in order"])
+def test_a_table_of_places_is_looked_up_by_no_class(how: str) -> None:
+    x = torch.randn(2, 3, 8)
+    model = Selected(how, rows=3)
+    outcome = surgery.replace_head(model, 7, heads="fc", example=x)
+    assert outcome.plan.notes == ()
+    assert [tuple(each.shape) for each in model(x)] == [(2, 3, 7), (2, 2, 4)]
+
+
+@pytest.mark.parametrize("how", ["class", "class of the strongest", "class among the first"])
+def test_a_table_of_classes_is_one_however_the_class_is_chosen(how: str) -> None:
+    x = torch.randn(2, 3, 8)
+    with pytest.raises(PlanError, match="looked up in a table") as raised:
+        surgery.replace_head(Selected(how, rows=5), 7, heads="fc", example=x)
+    assert raised.value.found == "5 rows, for the 5 classes of fc"
+    surgery.replace_head(Selected(how, rows=7), 7, heads="fc", example=x)
+
+
 def test_a_decoder_that_reads_back_its_own_words_cannot_learn_more_of_them() -> None:
     truth = UNSEEN["greedy_decoder"]
     model = truth.make()
