@@ -317,7 +317,7 @@ def test_an_assistant_goes_on_from_what_another_model_keeps():
     assert {"lm_head"} == {address for address, head in heads.items() if head.corroborated}
     # The table is the head's, though nothing reads from it here.
     assert heads["lm_head"].tied_to == ("model.embed_tokens.weight",)
-    with pytest.raises(PlanError, match="untie it first.*lm_head"):
+    with pytest.raises(PlanError, match=r"untie it first.*lm_head"):
         surgery.replace_head(model, 7, registry=REGISTRY)
 
 
