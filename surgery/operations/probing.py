@@ -19,7 +19,11 @@ Sizes: TypeAlias = Sequence[tuple[Head, int]]
 
 
 def probe_sizes(
-    known: Survey, chosen: Sizes, items: Mapping[str, Sequence[PerClass]]
+    known: Survey,
+    chosen: Sizes,
+    items: Mapping[str, Sequence[PerClass]],
+    *,
+    alike: bool = False,
 ) -> list[tuple[Head, int]]:
     """A number of classes to try for each head, which equals no other dimension.
 
@@ -30,6 +34,7 @@ def probe_sizes(
         known: the model before.
         chosen: the heads with the numbers asked for.
         items: for each of them, the tensors that follow.
+        alike: try heads with one number of classes with one number too, where they are to get one.
 
     Raises:
         PlanError: such heads are to have different numbers of classes.
@@ -37,7 +42,12 @@ def probe_sizes(
     probes = ProbeSizes(known.graphs.values(), [size for _, size in chosen])
     groups: list[list[tuple[Head, int]]] = []
     for head, size in chosen:
-        bound = [g for g in groups if any(_bound(known, head, size, *o, items) for o in g)]
+        bound = [
+            group
+            for group in groups
+            if any(_bound(known, head, size, *other, items) for other in group)
+            or (alike and any((h.num_classes, n) == (head.num_classes, size) for h, n in group))
+        ]
         groups = [group for group in groups if group not in bound]
         groups.append([*(pair for group in bound for pair in group), (head, size)])
     found: dict[str, int] = {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import TypeAlias
 
 import torch
@@ -29,12 +30,13 @@ from surgery.operations.quantised import check_packed, idle_steps
 from surgery.operations.rebuild import rebuilt_step
 from surgery.operations.simulate import outputs_after
 from surgery.operations.size import growth
-from surgery.operations.unnamed import count_step, with_unnamed_counts
+from surgery.operations.unnamed import Place, count_step, with_unnamed_counts
 from surgery.operations.unread import unread_notes
 from surgery.operations.unseen import check_unseen
 from surgery.survey import Survey
 
 Sizes: TypeAlias = list[tuple[Head, int]]
+Tried: TypeAlias = tuple[Sizes, tuple[OutputChange, ...], dict[Place, str]]
 
 
 def sizes_shown(chosen: Sizes) -> str:
@@ -76,14 +78,7 @@ def plan_resizing(
             check_observers(known, head, items[head.address])
     items = with_class_weights(model, known, chosen, items)
     tables = class_tables(known, chosen)
-    trial = probe_sizes(known, chosen, items)
-    probed, _ = _steps(model, known, trial, items, None, options, {}, real=False)
-
-    def tried(steps: tuple[Step, ...]) -> tuple[OutputChange, ...]:
-        after = outputs_after(model, steps, known.example, known.graphs)
-        return tuple(output_changes(known, chosen, trial, after))
-
-    outputs, unnamed = with_unnamed_counts(model, trial, probed, tried)
+    trial, outputs, unnamed = _tried(model, known, chosen, items, options)
     # Parameters made in inference mode could never be trained.
     with torch.inference_mode(False):
         steps, remarks = _steps(model, known, chosen, items, names, options, rows, real=True)
@@ -104,6 +99,36 @@ def plan_resizing(
         notes=_notes(model, known, chosen, names, (*remarks, *tables, *idle, *unread)),
         example=known.example,
     )
+
+
+def _tried(
+    model: nn.Module,
+    known: Survey,
+    chosen: Sizes,
+    items: Mapping[str, tuple[PerClass, ...]],
+    options: Options,
+) -> Tried:
+    """The numbers that the heads were tried with, what comes out, and what else had to be set."""
+
+    def tried(trial: Sizes) -> Tried:
+        probed, _ = _steps(model, known, trial, items, None, options, {}, real=False)
+
+        def attempt(steps: tuple[Step, ...]) -> tuple[OutputChange, ...]:
+            after = outputs_after(model, steps, known.example, known.graphs)
+            return output_changes(known, chosen, trial, after)
+
+        return trial, *with_unnamed_counts(model, trial, probed, attempt)
+
+    apart = probe_sizes(known, chosen, items)
+    try:
+        return tried(apart)
+    except PlanError as error:
+        # Code that reshapes the features of two heads by one number runs with no two numbers.
+        alike = probe_sizes(known, chosen, items, alike=True)
+        if len({size for _, size in alike}) < len({size for _, size in apart}):
+            with suppress(PlanError):
+                return tried(alike)
+        raise error
 
 
 def kept_rows(
