@@ -61,7 +61,7 @@ def usual_names(model: nn.Module) -> set[str]:
     """The first of these attributes, where it is a layer (and no container of them)."""
     for name in ("fc", "classifier", "head", "score"):
         layer = getattr(model, name, None)
-        if layer is not None:
+        if isinstance(layer, nn.Module):
             return {name} if not list(layer.children()) else set()
     return set()
 

@@ -25,8 +25,9 @@ from transformers.models.auto import modeling_auto
 import surgery
 from benchmarks.families import FailedError, require
 from benchmarks.heads import CLASSES as DISTINCT
+from benchmarks.rows import Row, add, attempt, lines
 from benchmarks.timing import RESULTS, THREADS, machine, markdown, publish
-from benchmarks.zoo import Row, add, attempt, lines, versions
+from benchmarks.zoo import versions
 from benchmarks.zoo_configs import attempts, silence
 from surgery.errors import SurgeryError
 from surgery.families.registry import Registry

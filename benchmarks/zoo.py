@@ -14,20 +14,12 @@ from __future__ import annotations
 import argparse
 import copy
 import dataclasses
-import gc
-import hashlib
 import inspect
-import json
-import signal
 import sys
-import time
-import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
 from functools import partial
 from importlib import metadata
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -39,12 +31,12 @@ import surgery
 from benchmarks.families import FailedError, check_outputs, require
 from benchmarks.heads import CLASSES as DISTINCT
 from benchmarks.heads import last_linear, usual_names
+from benchmarks.rows import Row, add, attempt, keep, lines
 from benchmarks.timing import RESULTS, THREADS, machine, markdown, publish
+from benchmarks.undone import real, there_and_back
 from benchmarks.zoo_configs import silence
 from benchmarks.zoo_libraries import LIBRARIES, Library, count, makes_classes
-from surgery import tree
 from surgery.errors import ArgumentError, NoHeadError
-from surgery.facts import find_facts
 from surgery.families.registry import Registry
 from surgery.graph.example import Example
 from surgery.graph.structure import replace_tensors, tensors
@@ -82,52 +74,9 @@ nothing is said, or where a class could be built no smaller) nothing is computed
 bytes to compare and no loss, and the checks of the operation prove the shapes."""
 
 
-@dataclass(frozen=True)
-class Row:
-    """What was found about one model."""
-
-    name: str
-    library: str
-    versions: str
-    status: str = "failed"
-    parameters: int = 0
-    place: str = ""
-    heads: tuple[str, ...] = ()
-    right: dict[str, bool] = field(default_factory=dict)
-    reason: str = ""
-    seconds: float = 0.0
-
-
 def versions(library: str) -> str:
     packages = {"torch": "torch", library: LIBRARIES[library].package}
     return ", ".join(f"{name} {metadata.version(own)}" for name, own in packages.items())
-
-
-def snapshot(model: nn.Module) -> dict[str, object]:
-    """Every tensor by identity and bytes, and every fact."""
-    found: dict[str, object] = {}
-    for entry in tree.index(model).of_kind("parameter", "buffer"):
-        tensor = entry.tensor.detach()
-        raw = None
-        if not tensor.is_meta:
-            plain = tensor.contiguous().reshape(-1).view(torch.uint8).numpy()
-            raw = hashlib.blake2b(plain).hexdigest()
-        found[entry.address] = (id(entry.tensor), tensor.shape, tensor.dtype, raw)
-    facts = {fact.address: fact.classes for fact in find_facts(model)}
-    config = getattr(model, "config", None)
-    return {**found, "facts": facts, "labels": copy.deepcopy(getattr(config, "id2label", None))}
-
-
-def real(model: nn.Module, example: Example) -> Example:
-    """The example where the model is: inferred ones are on meta."""
-    device = next(model.parameters()).device
-
-    def there(tensor: torch.Tensor) -> torch.Tensor:
-        stays = tensor.device == device or device.type == "meta"
-        return tensor if stays else torch.zeros_like(tensor, device=device)
-
-    args, kwargs = replace_tensors((example.args, dict(example.kwargs)), there)
-    return dataclasses.replace(example, args=args, kwargs=kwargs)
 
 
 def run(model: nn.Module, outcome: Outcome, example: Example) -> None:
@@ -188,35 +137,25 @@ def examine(row: Row, largest: float) -> Row:
         require(not wanted, f"no head was found, and {sorted(wanted)} make the classes")
         row = dataclasses.replace(row, status="refused", reason=refusal(model, example, known))
         try:
-            there_and_back(model, example, known, attach=True)
+            replace_and_undo(model, example, known, attach=True)
         except ArgumentError as error:
             if error.where != "pool":
                 raise
-            there_and_back(model, example, known, attach=True, pool="mean")
+            replace_and_undo(model, example, known, attach=True, pool="mean")
         return dataclasses.replace(row, status="attached")
     require(found == wanted, f"heads {sorted(found)}, where {sorted(wanted)} make the classes")
-    there_and_back(model, example, known)
+    replace_and_undo(model, example, known)
     return dataclasses.replace(row, status="done")
 
 
-def there_and_back(model: nn.Module, example: Example, known: Library, **options: Any) -> None:
-    """Seven classes, a forward pass, and what was there before.
-
-    What a model puts into its buffers when it first runs is its own: then all is done again.
-    """
-    changed: list[str] = []
-    for _ in range(2):
-        before = snapshot(model)
-        outcome = surgery.replace_head(
-            model, CLASSES, example=example, registry=known.registry, **options
-        )
-        run(outcome.model, outcome, example)
-        require(outcome.undo() is model, "undo gave another model")
-        after = snapshot(model)
-        changed = [key for key in before.keys() | after.keys() if before.get(key) != after.get(key)]
-        if not changed:
-            return
-    raise FailedError(f"not what they were: {sorted(changed)[:3]}")
+def replace_and_undo(model: nn.Module, example: Example, known: Library, **options: Any) -> None:
+    """Seven classes, a forward pass, and what was there before."""
+    replace = partial(surgery.replace_head, model, CLASSES)
+    there_and_back(
+        model,
+        lambda: replace(example=example, registry=known.registry, **options),
+        lambda outcome: run(outcome.model, outcome, example),
+    )
 
 
 def refusal(model: nn.Module, example: Example, known: Library) -> str:
@@ -227,32 +166,6 @@ def refusal(model: nn.Module, example: Example, known: Library) -> str:
     raise FailedError("heads were replaced where there are none")
 
 
-def attempt(row: Row, look: Callable[[Row], Row], seconds: float) -> Row:
-    """What is found at a model, with whatever goes wrong in the row, within a limit of time."""
-    start = time.perf_counter()
-
-    def stop(*_: object) -> None:
-        raise TimeoutError(f"took over {seconds:.0f} s of processor time")
-
-    # Of this process's own time: others on the machine do not count.
-    signal.signal(signal.SIGPROF, stop)
-    signal.setitimer(signal.ITIMER_PROF, seconds)
-    try:
-        torch.manual_seed(0)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            row = look(row)
-    except ImportError as error:
-        row = dataclasses.replace(row, status="missing", reason=str(error).strip().split("\n")[0])
-    except Exception as error:  # of any model, and kept for the table
-        words = f"{type(error).__name__}: {error}".splitlines()
-        row = dataclasses.replace(row, reason=" ".join(map(str.strip, words))[:400])
-    finally:
-        signal.setitimer(signal.ITIMER_PROF, 0)
-    gc.collect()
-    return dataclasses.replace(row, seconds=round(time.perf_counter() - start, 1))
-
-
 def subjects() -> dict[str, str]:
     """The library of every model, by name."""
     return {name: key for key, library in LIBRARIES.items() for name in library.names()}
@@ -261,24 +174,6 @@ def subjects() -> dict[str, str]:
 def kept() -> dict[str, Row]:
     """What was measured before, with the versions that are installed."""
     return {row.name: row for row in lines(KEPT) if row.versions == versions(row.library)}
-
-
-def lines(path: Path) -> list[Row]:
-    """The rows of a file, one a line."""
-    text = path.read_text("utf-8") if path.exists() else ""
-    return [Row(**json.loads(line)) for line in text.splitlines()]
-
-
-def add(path: Path, row: Row) -> None:
-    """Write a row as soon as it is known, so that a run may end anywhere."""
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(dataclasses.asdict(row)) + "\n")
-
-
-def keep(rows: Sequence[Row]) -> None:
-    text = "".join(f"{json.dumps(dataclasses.asdict(row))}\n" for row in rows)
-    KEPT.parent.mkdir(exist_ok=True)
-    KEPT.write_text(text, "utf-8")
 
 
 def examined(
@@ -413,12 +308,12 @@ def main(arguments: Sequence[str] = ()) -> int:
     again |= {n for n in chosen if asked.retry and n in known and known[n].status == "failed"}
     again |= {n for n in chosen if n in known and unreal(known[n], asked.largest)}
     # An older row stays until there is a new one, which is further down.
-    keep([*known.values()])
+    keep(KEPT, [*known.values()])
     left = {name: row for name, row in known.items() if name not in again}
     rows = list(examined(chosen, left, asked.largest, asked.seconds))
     known |= {row.name: row for row in rows}
     done = sorted(known.values(), key=lambda row: [*every].index(row.name))
-    keep(done)
+    keep(KEPT, done)
     report(done)
     return int(any(row.status == "failed" for row in rows))
 
