@@ -38,6 +38,7 @@ from surgery.graph.skeleton import holds_features
 from surgery.graph.walk import Mixing, ancestors, feeding, frontier, weight_sources
 from surgery.owners import Owner, owner_of
 from surgery.recording import resolve_example
+from surgery.splits import split_remedy
 
 # More mixing operations than this behind one output, the first feeding the last, is a stream.
 _STREAM = 32
@@ -183,6 +184,8 @@ def survey(
         said.insert(0, f"family {family.name!r} says that nothing in it makes classes")
         # Where others of the family have heads, one can be attached.
         remedy = "" if callable(family.headless) else _NO_REMEDY
+    elif not heads and not remedy:
+        remedy = split_remedy(next(iter(graphs.values())), facts)
     scored = [head for head in heads if head.role in SCORED]
     if scored:
         said = [f"{head.address} {SCORED[head.role]}" for head in scored] + said

@@ -70,7 +70,7 @@ LEVELS = {
             ("graph",),
             ("families",),
             ("recording", "facts", "owners"),
-            ("findings",),
+            ("findings", "splits"),
             ("claims",),
             ("survey",),
             ("heads",),
