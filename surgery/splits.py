@@ -58,7 +58,9 @@ def _splits(graph: Graph, leaf: Leaf) -> Iterator[tuple[str, int, tuple[int, ...
     Parts of one entry count nothing.
     """
     source = leaf.source
-    mixings = () if source is None else frontier(graph, source)
+    if source is None:
+        return
+    mixings = frontier(graph, source)
     for mixed in mixings if len(mixings) <= _STREAM else ():
         track = follow(graph, mixed.value, mixed.axis)
         counts: dict[int, None] = {}
@@ -68,5 +70,5 @@ def _splits(graph: Graph, leaf: Leaf) -> Iterator[tuple[str, int, tuple[int, ...
             if source in way.axes and way.packing(source) == PLAIN and number > 1:
                 counts[number] = None
         sources = () if mixed.packed else weight_sources(graph, mixed.weight)
-        if counts and sources and source is not None:
+        if counts and sources:
             yield sources[0].addresses[0], mixed.features, tuple(counts)
