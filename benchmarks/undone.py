@@ -26,7 +26,7 @@ def snapshot(model: nn.Module) -> dict[str, object]:
         raw = None
         if not tensor.is_meta:
             plain = tensor.contiguous().reshape(-1).view(torch.uint8).numpy()
-            raw = hashlib.blake2b(plain).hexdigest()
+            raw = hashlib.blake2b(plain.data).hexdigest()
         found[entry.address] = (id(entry.tensor), tensor.shape, tensor.dtype, raw)
     facts = {fact.address: fact.classes for fact in find_facts(model)}
     config = getattr(model, "config", None)

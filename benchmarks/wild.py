@@ -57,8 +57,8 @@ is counted apart. What the constructor changes and a new head does not (the embe
 words where the classes are words, the width of a layer before the head, heads whose answers \
 forward leaves out) is a pattern in the data of the benchmark with its reason, and counted apart \
 too; its outputs must still be the twin's. A model that is refused must be left as it was. Beside \
-it two guesses: a guess is right where it names exactly the layers whose shapes differ between the twins. \
-Large models are on `meta`, where there are no bytes to compare."""
+it two guesses: a guess is right where it names exactly the layers whose shapes differ between \
+the twins. Large models are on `meta`, where there are no bytes to compare."""
 
 
 def subjects() -> dict[str, tuple[str, Subject]]:
