@@ -30,7 +30,7 @@ from surgery.operations.quantised import check_packed, idle_steps
 from surgery.operations.rebuild import rebuilt_step
 from surgery.operations.simulate import outputs_after
 from surgery.operations.size import growth
-from surgery.operations.unnamed import Place, count_step, with_unnamed_counts
+from surgery.operations.unnamed import Place, count_step, staying_notes, with_unnamed_counts
 from surgery.operations.unread import unread_notes
 from surgery.operations.unseen import check_unseen
 from surgery.survey import Survey
@@ -90,13 +90,14 @@ def plan_resizing(
         check_few(outputs, outputs_after(model, steps, known.example, known.graphs))
     idle = idle_notes(model, known, chosen, items)
     unread = unread_notes(known, chosen)
+    stays = staying_notes(model, chosen, steps)
     return Plan(
         title,
         steps,
         outputs,
         growth(model, steps),
         probes={head.address: size for head, size in trial},
-        notes=_notes(model, known, chosen, names, (*remarks, *tables, *idle, *unread)),
+        notes=_notes(model, known, chosen, names, (*remarks, *tables, *idle, *unread, *stays)),
         example=known.example,
     )
 

@@ -70,6 +70,35 @@ def count_step(model: nn.Module, place: Place, size: int) -> Step:
     return Step("attribute", (tree.join(module, name),), str(before), str(size), size, module)
 
 
+def staying_notes(
+    model: nn.Module, chosen: Sequence[tuple[Head, int]], steps: tuple[Step, ...]
+) -> Iterator[str]:
+    """Say which numbers above a head equal its old classes and stay, as forward runs with them.
+
+    A loss or a method that was not recorded may read them. Numbers of the layer itself are its
+    own: as many features may go in as came out.
+
+    Args:
+        model: the model.
+        chosen: the heads to be replaced, with their new numbers.
+        steps: all that is done.
+    """
+    moved = [(head, size) for head, size in chosen if size != head.num_classes]
+    counts = {head.address: head.num_classes for head, _ in moved}
+    found = {
+        tree.join(*place): counts[address]
+        for place, address in _places(model, moved, steps)
+        if place[0] != address
+    }
+    for count in dict.fromkeys(found.values()):
+        names = [place for place, each in found.items() if each == count]
+        are, stay, them = ("is", "stays", "it") if len(names) == 1 else ("are", "stay", "them")
+        yield (
+            f"{', '.join(names)} {are} {count} as well and {stay}, as forward runs with {them}: "
+            "set what counts classes, should a loss read it"
+        )
+
+
 def _places(
     model: nn.Module, trial: Sequence[tuple[Head, int]], steps: tuple[Step, ...]
 ) -> Iterator[tuple[Place, str]]:

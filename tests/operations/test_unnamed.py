@@ -49,10 +49,39 @@ def test_the_number_that_makes_it_run_follows_and_the_others_stay(build: type[nn
     outcome = surgery.replace_head(model, 7, heads="fc", example=x, registry=NONE)
     assert model(x).shape == (2, 7)
     assert (model.ntoken, model.depth, model.heads_up) == (7, 5, 5)
-    assert any("ntoken is a number of classes" in note for note in outcome.plan.notes)
+    notes = outcome.plan.notes
+    assert any("ntoken is a number of classes" in note for note in notes)
+    assert any(note.startswith("depth, heads_up are 5 as well and stay") for note in notes)
     outcome.undo()
     assert model.ntoken == 5
     assert model(x).shape == (2, 5)
+
+
+class Counts(nn.Module):
+    """Its loss reshapes by ``nc``, which forward never reads."""
+
+    def __init__(self, classes: int = 23) -> None:
+        super().__init__()
+        self.nc = classes
+        self.fc = nn.Linear(classes, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(x)
+
+
+def test_a_number_that_only_a_loss_reads_is_named_and_those_of_the_layer_are_not() -> None:
+    model, x = Counts(), torch.zeros(2, 23)
+    given = {"heads": "fc", "example": x, "registry": NONE}
+    notes = surgery.replace_head(model, 7, **given, dry_run=True).plan.notes
+    named = [note for note in notes if "as well and stay" in note]
+    assert named == [
+        "nc is 23 as well and stays, as forward runs with it: set what counts classes, should a "
+        "loss read it"
+    ]
+    assert (model.nc, model.fc.in_features) == (23, 23)
+    # As many classes as before: nothing has to follow.
+    notes = surgery.replace_head(model, 23, **given, dry_run=True).plan.notes
+    assert not any("as well and stay" in note for note in notes)
 
 
 class Constant(Allocates):
