@@ -194,12 +194,16 @@ def said(error: Exception) -> str:
 
 
 def kept() -> dict[str, Row]:
-    """What was measured before with the versions that are installed, in the order of the data."""
+    """What was measured before with the versions that are installed, in the order of the data.
+
+    Of a library that is not here, what was measured where it is.
+    """
     found = {row.name: row for row in lines(KEPT)}
     return {
         name: found[name]
         for name, (library, _) in subjects().items()
-        if name in found and found[name].versions == versions(library)
+        if name in found
+        and (found[name].versions == versions(library) or not LIBRARIES[library].installed)
     }
 
 
@@ -245,10 +249,10 @@ def reasons(rows: Sequence[Row]) -> str:
 
 def installing(rows: Sequence[Row]) -> str:
     """How each library is installed, with the version that was measured."""
-    missing = {row.library for row in rows if row.status == "missing"}
+    measured_with = {row.library: row.versions.rpartition(" ")[2] for row in rows}
     cells = []
     for key, library in LIBRARIES.items():
-        measured = "missing" if key in missing else library.version.rpartition(" ")[2]
+        measured = measured_with.get(key, "missing")
         cells.append([key, measured, f"`pip install --no-deps {' '.join(library.install)}`"])
     return markdown(["library", "version", "to install it"], cells)
 
@@ -258,8 +262,8 @@ def report(rows: Sequence[Row]) -> None:
     left = len(every) - len(rows)
     libraries = len({row.library for row in rows if row.status != "missing"})
     covered = (
-        f"This covers {len(rows)} models; {libraries} of {len(LIBRARIES)} libraries are installed "
-        "here. Each is a line of `wild.jsonl`."
+        f"This covers {len(rows)} models; {libraries} of {len(LIBRARIES)} libraries were "
+        "installed. Each is a line of `wild.jsonl`."
     )
     if left:
         covered += f" {left} of {len(every)} models are still to be examined."

@@ -56,11 +56,15 @@ class Library:
     @property
     def version(self) -> str:
         """What is installed, or that nothing is."""
-        name = self.install[0]
+        return f"{self.install[0]} {self.installed or 'missing'}"
+
+    @property
+    def installed(self) -> str | None:
+        """The installed version."""
         try:
-            return f"{name} {metadata.version(name)}"
+            return metadata.version(self.install[0])
         except metadata.PackageNotFoundError:
-            return f"{name} missing"
+            return None
 
 
 def of(path: str, *args: Any, to: str = "num_classes", **settings: Any) -> Make:
