@@ -14,6 +14,7 @@ from torch import nn
 
 from surgery import tree
 from surgery.errors import PlanError
+from surgery.facts import COUNTS
 from surgery.heads import Head
 from surgery.operations.plan import Step
 
@@ -76,7 +77,8 @@ def staying_notes(
     """Say which numbers above a head equal its old classes and stay, as forward runs with them.
 
     A loss or a method that was not recorded may read them. Numbers of the layer itself are its
-    own: as many features may go in as came out.
+    own: as many features may go in as came out. Of those that are known by name more is said
+    elsewhere.
 
     Args:
         model: the model.
@@ -88,7 +90,7 @@ def staying_notes(
     found = {
         tree.join(*place): counts[address]
         for place, address in _places(model, moved, steps)
-        if place[0] != address
+        if place[0] != address and place[1] not in COUNTS
     }
     for count in dict.fromkeys(found.values()):
         names = [place for place, each in found.items() if each == count]

@@ -312,14 +312,21 @@ class Shuffled(nn.Module):
         return self.shuffle(self.fc(self.trunk(x)))
 
 
-@pytest.mark.parametrize(("make", "example"), [(Anchors, vectors()), (Shuffled, images())])
+@pytest.mark.parametrize(
+    ("make", "example", "fix"),
+    [
+        (Anchors, vectors(), "model.num_classes = 3 or 5, whichever part of the 15 features"),
+        (Shuffled, images(), "attach=True"),
+    ],
+    ids=["anchors", "shuffled"],
+)
 def test_a_layer_whose_features_are_no_axis_of_the_output_is_no_head(
-    make: Callable[[], nn.Module], example: Callable[[], Any]
+    make: Callable[[], nn.Module], example: Callable[[], Any], fix: str
 ) -> None:
     error = refused(make(), NoHeadError, 7, example=example())
     assert "fc.weight" in str(error.found)
     assert "whose features are no axis of it" in str(error.found)
-    assert "attach=True" in str(error.fix)
+    assert fix in str(error.fix)
 
 
 class Constant(Headed):
