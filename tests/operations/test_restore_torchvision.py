@@ -87,7 +87,7 @@ surgery.save(outcome.model, path + ".again")
 
 
 # Each takes a process of its own.
-QUICK = ("resnet18", "googlenet", "detection.ssdlite320_mobilenet_v3_large")
+QUICK = ("resnet18", "detection.ssdlite320_mobilenet_v3_large")
 
 
 @pytest.mark.parametrize(
