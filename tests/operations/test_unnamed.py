@@ -84,6 +84,28 @@ def test_a_number_that_only_a_loss_reads_is_named_and_those_of_the_layer_are_not
     assert not any("as well and stay" in note for note in notes)
 
 
+class Criterion(nn.Module):
+    """Reshapes by a number of its own, and never runs in forward."""
+
+    def __init__(self, kinds: int) -> None:
+        super().__init__()
+        self.kinds = kinds
+
+
+class Beside(Counts):
+    def __init__(self) -> None:
+        super().__init__()
+        self.criterion = Criterion(23)
+
+
+@pytest.mark.xfail(strict=True, reason="numbers are looked for above a head, and not beside it")
+def test_a_number_beside_a_head_that_only_a_loss_reads_is_named() -> None:
+    plan = surgery.replace_head(
+        Beside(), 7, heads="fc", example=torch.zeros(2, 23), registry=NONE, dry_run=True
+    ).plan
+    assert any("criterion.kinds" in str(each) for each in (*plan.notes, *plan.steps))
+
+
 class Constant(Allocates):
     """A width that stands in the code."""
 
